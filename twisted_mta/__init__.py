@@ -1,0 +1,1 @@
+"""twisted-mta: a durable mail transfer agent for Internet service providers."""

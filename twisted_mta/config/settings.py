@@ -1,0 +1,262 @@
+"""The settings, typed, frozen and with their defaults.  One class is one table of the TOML file.
+
+The docstring under each attribute is the operator's documentation: ``docs/configuration.md`` is generated from it.
+Durations are seconds, sizes are octets; in the file they are written "5d", "90s", "50MiB".
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NewType
+
+import attrs
+
+Duration = NewType("Duration", float)
+"""Seconds.  Written "90s", "5m", "4h", "5d", "1w", or several joined: "1h30m"."""
+
+Size = NewType("Size", int)
+"""Octets.  Written "50MiB", "1GiB", "512KiB", "10MB", or a plain number."""
+
+Role = Literal["mx", "submission", "lmtp"]
+TlsMode = Literal["none", "starttls", "implicit"]
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@attrs.frozen(kw_only=True)
+class Listener:
+    """One place where mail comes in; the table's last name is free and appears in logs and metrics."""
+
+    address: tuple[str, ...] = ("127.0.0.1",)
+    """IP addresses to listen on; "0.0.0.0" and "::" are all of a family."""
+    port: int = 25
+    """TCP port."""
+    role: Role = "mx"
+    """Who is expected: "mx" is the world bringing mail for our domains, "submission" our users handing mail in
+    after authentication (RFC 6409), "lmtp" a trusted program handing in mail for our mailboxes (RFC 2033)."""
+    tls: TlsMode = "starttls"
+    """"none", "starttls" (RFC 3207) or "implicit" (RFC 8314)."""
+
+
+@attrs.frozen(kw_only=True)
+class Tls:
+    """The certificate we show.  Without one, a self-signed certificate is made and kept in ``state_dir``."""
+
+    certificate: str = ""
+    """PEM file with the certificate and its chain."""
+    key: str = ""
+    """PEM file with the private key."""
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    """The oldest version of TLS that is spoken, in and out (RFC 8997)."""
+
+
+@attrs.frozen(kw_only=True)
+class Smtp:
+    """Limits of the receiving side.  They hold for every session, whoever it is."""
+
+    banner: str = ""
+    """Words after the host name in the greeting; empty: "ESMTP"."""
+    recipients: int = 1000
+    """Recipients in one transaction; RFC 5321 §4.5.3.1.8 asks for 100 at least."""
+    message_bytes: Size = Size(50 * MIB)
+    """The largest message anybody may send; shown as SIZE (RFC 1870)."""
+    header_bytes: Size = Size(256 * KIB)
+    """The largest header section."""
+    hops: int = 50
+    """Received fields after which a message is taken to loop (RFC 5321 §6.3)."""
+    commands: int = 10000
+    """Commands in one session before it is ended."""
+    errors: int = 20
+    """Refused commands in one session before it is ended."""
+    connections: int = 2000
+    """Sessions at once over all listeners."""
+    connections_per_address: int = 100
+    """Sessions at once from one IPv4 address or IPv6 /64; ``relay.networks`` and loopback are exempt."""
+    timeout: Duration = Duration(5 * MINUTE)
+    """How long a client may be silent (RFC 5321 §4.5.3.2.7)."""
+    bare_newline: Literal["reject", "replace"] = "reject"
+    """What to do with a CR or LF that is not part of CRLF inside a message: refuse the message, or store CRLF
+    in its place.  In neither case does it end a line of the dialogue or the message."""
+    auth_attempts: int = 3
+    """Failed authentications in one session before it is ended."""
+    auth_delay: Duration = Duration(1.0)
+    """How long the answer to the first failed authentication is delayed; doubles with each further one of the
+    same address or user, up to 30 seconds."""
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """What is done to mail that users hand in (RFC 6409)."""
+
+    check_sender: bool = True
+    """Whether the sender must be an address that the user may use (RFC 6409 §6.1)."""
+    auth_cache: Duration = Duration(10 * MINUTE)
+    """How long verified credentials are remembered, under a keyed hash, before argon2 is asked again; 0s: never."""
+
+
+@attrs.frozen(kw_only=True)
+class Relay:
+    """Mail that leaves for other hosts."""
+
+    networks: tuple[str, ...] = ()
+    """Networks whose clients may relay without a password, such as "192.0.2.0/24"."""
+    smarthost: str = ""
+    """"host:port" through which all relayed mail goes; empty: the MX of the recipient's domain."""
+    port: int = 25
+    """The port of the hosts that MX names."""
+    hostname: str = ""
+    """The name we give in EHLO; empty: ``hostname``."""
+    tls: Literal["none", "may", "encrypt"] = "may"
+    """STARTTLS to other hosts: never, when offered (any certificate, RFC 7435), or always (else the mail waits)."""
+    connections: int = 500
+    """Connections out at once, over all destinations."""
+    connections_per_destination: int = 20
+    """Connections at once to one destination."""
+    recipients_per_transaction: int = 100
+    """Recipients of one message in one transaction."""
+    messages_per_connection: int = 100
+    """Messages on one connection before it is closed."""
+    idle: Duration = Duration(5.0)
+    """How long a connection is kept open for the next message of its destination."""
+    private_addresses: bool = False
+    """Whether a public domain's MX may point to loopback and private addresses; for closed networks and tests."""
+
+
+@attrs.frozen(kw_only=True)
+class Local:
+    """Mail for our own domains."""
+
+    domains: tuple[str, ...] = ()
+    """Domains of ours besides those that the directory has."""
+    mailbox: str = "{state_dir}/mail/{domain}/{user}/Maildir"
+    """The Maildir of a mailbox; ``{state_dir}``, ``{domain}`` and ``{user}`` are filled in."""
+    lmtp: str = ""
+    """"host:port" or "unix:/path" of an LMTP server that keeps the mailboxes instead (RFC 2033); empty: Maildirs."""
+    detail_delimiter: str = "+"
+    """What divides a mailbox from a detail in ``user+detail@domain``; empty: nothing does (RFC 5233)."""
+    postmaster: str = ""
+    """Where "postmaster" of our domains and double bounces go: an address; empty: each domain's own postmaster
+    mailbox, and double bounces are dropped on record."""
+
+
+@attrs.frozen(kw_only=True)
+class Queue:
+    """How long and how often delivery is tried, and how the store behaves."""
+
+    lifetime: Duration = Duration(5 * DAY)
+    """How long a deferred recipient is tried before it bounces (RFC 5321 §4.5.4.1)."""
+    dsn_lifetime: Duration = Duration(1 * DAY)
+    """The same for reports of our own."""
+    retry: tuple[Duration, ...] = (
+        Duration(1 * MINUTE),
+        Duration(5 * MINUTE),
+        Duration(15 * MINUTE),
+        Duration(30 * MINUTE),
+        Duration(1 * HOUR),
+        Duration(2 * HOUR),
+    )
+    """The waits between attempts; the last repeats.  Each is made up to a fifth longer at random."""
+    delay_warning: Duration = Duration(4 * HOUR)
+    """When a sender is told that delivery is late; 0s: never."""
+    history: Duration = Duration(7 * DAY)
+    """How long ``mta trace`` knows a message that has left the queue."""
+    sync: Literal["always", "never"] = "always"
+    """Whether a commit is on disk before it is acknowledged; "never" loses mail in a power cut, and is for tests."""
+    map_size: Size = Size(1 * GIB)
+    """The first size of the store's map; it grows by itself."""
+    disk_reserve: Size = Size(256 * MIB)
+    """Free disk below which new mail is refused with 452 4.3.1; what is queued keeps moving."""
+    memory: Size = Size(64 * MIB)
+    """Content of new messages kept in memory on its way to its first attempt."""
+
+
+@attrs.frozen(kw_only=True)
+class Quota:
+    """Limits of one customer; "none" in the file is no limit."""
+
+    recipients_per_hour: int | None = 1000
+    """Recipients in any 60 minutes."""
+    recipients_per_day: int | None = 5000
+    """Recipients in any 24 hours."""
+    messages_per_hour: int | None = None
+    """Messages in any 60 minutes."""
+    messages_per_day: int | None = None
+    """Messages in any 24 hours."""
+    queued_messages: int | None = 10000
+    """Messages in the queue at once."""
+    queued_bytes: Size | None = Size(1 * GIB)
+    """Octets in the queue at once."""
+    message_bytes: Size | None = Size(50 * MIB)
+    """The largest message."""
+    connections: int | None = 50
+    """Authenticated sessions at once."""
+
+
+@attrs.frozen(kw_only=True)
+class Dns:
+    """Where names are looked up."""
+
+    servers: tuple[str, ...] = ()
+    """"address" or "address:port" of resolvers, asked in turn; empty: the system's (/etc/resolv.conf)."""
+    timeout: Duration = Duration(5.0)
+    """How long one question to one server may take."""
+    attempts: int = 3
+    """How often a question is asked before it counts as failed for now."""
+    cache: int = 10000
+    """Answers kept, each as long as its TTL allows."""
+
+
+@attrs.frozen(kw_only=True)
+class Admin:
+    """The operator's HTTP side: /metrics, /healthz."""
+
+    listen: str = "127.0.0.1:8025"
+    """"address:port"; empty: none."""
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    """The event log."""
+
+    format: Literal["text", "json"] = "text"
+    """"text" reads like Postfix's log, "json" is one object a line."""
+    file: str = "-"
+    """Where events go; "-": standard output.  A file is reopened on SIGUSR1, for logrotate."""
+    sessions: bool = True
+    """Whether connects and disconnects are logged."""
+
+
+def _listeners() -> dict[str, Listener]:
+    return {
+        "mx": Listener(port=2525, role="mx", tls="starttls"),
+        "submission": Listener(port=2587, role="submission", tls="starttls"),
+        "submissions": Listener(port=2465, role="submission", tls="implicit"),
+    }
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything.  With no file at all: loopback on 2525, 2587, 2465 and 8025, state under ``./var``."""
+
+    hostname: str = ""
+    """Our name in greetings, EHLO, Received and reports (RFC 5321 §2.3.5); empty: the machine's."""
+    state_dir: str = "./var"
+    """Where the queue, the directory, mailboxes and made-up certificates live."""
+    workers: int = 0
+    """Worker processes; 0: one process does everything."""
+    user: str = ""
+    """Whom to become once the ports are bound, when started by root; empty: stay."""
+    group: str = ""
+    """The group likewise; empty: the user's."""
+    listen: dict[str, Listener] = attrs.Factory(_listeners)
+    tls: Tls = Tls()
+    smtp: Smtp = Smtp()
+    submission: Submission = Submission()
+    relay: Relay = Relay()
+    local: Local = Local()
+    queue: Queue = Queue()
+    quota: dict[str, Quota] = attrs.Factory(lambda: {"default": Quota()})
+    """``[quota.default]`` holds for every customer; a customer's own values in the directory override it."""
+    dns: Dns = Dns()
+    admin: Admin = Admin()
+    log: Log = Log()

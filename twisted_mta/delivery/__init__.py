@@ -1,0 +1,1 @@
+"""Getting it out: scheduler, router, destinations, agents, DNS."""

@@ -1,0 +1,1 @@
+"""Who our customers are: customers, domains, users, aliases; cred realm and checkers."""

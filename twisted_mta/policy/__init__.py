@@ -1,0 +1,1 @@
+"""What may come in: access, limits, throttles. Stages of the reception pipeline."""

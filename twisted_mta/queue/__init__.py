@@ -1,0 +1,1 @@
+"""The durable store: messages, deliveries, due times, quotas, usage; group commit."""

@@ -1,0 +1,275 @@
+"""What the queue promises, and what it asks of those around it.
+
+Everything that returns a Deferred may be called from the reactor thread only and fires there; nothing here blocks it.
+All failures that are not programming errors are :class:`~twisted_mta.mail.status.MailError`, so each has a reply and
+knows whether it is temporary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from ..mail.envelope import Delivery, Lane, Message, Recipient, State
+from ..mail.events import HistoryEvent
+from ..mail.status import MailError, Reply
+
+CHUNK = 65520
+"""Octets of content in one chunk: with LMDB's page header, 16 pages to the octet."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer's quotas, all in force at once; None is no limit.  Sizes are octets."""
+
+    recipients_per_hour: int | None = None
+    recipients_per_day: int | None = None
+    messages_per_hour: int | None = None
+    messages_per_day: int | None = None
+    queued_messages: int | None = None
+    queued_bytes: int | None = None
+    message_bytes: int | None = None
+    connections: int | None = None
+
+
+class Charge(msgspec.Struct, frozen=True, kw_only=True):
+    """What one message costs its customer, and the limits it must fit into when it is committed."""
+
+    customer: str
+    recipients: int
+    bytes: int
+    limits: Limits
+    messages: int = 1
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a customer has used, as seen at one moment.  Rates count the 60 minutes and 24 hours before it."""
+
+    customer: str
+    recipients_hour: int = 0
+    recipients_day: int = 0
+    messages_hour: int = 0
+    messages_day: int = 0
+    queued_messages: int = 0
+    queued_bytes: int = 0
+
+
+class QuotaExceeded(MailError):
+    """A limit is reached.  ``limit`` is its name as in the settings; ``retry_after`` is seconds, None for never."""
+
+    def __init__(self, reply: Reply, limit: str, retry_after: float | None) -> None:
+        super().__init__(reply)
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class StoreUnavailable(MailError):
+    """The store can't take mail now (no disk space, a failed sync, stopping): always temporary, 451 or 452."""
+
+
+class NewDelivery(msgspec.Struct, frozen=True):
+    """Recipients of a new message that share a destination."""
+
+    destination: str
+    recipients: tuple[Recipient, ...]
+
+
+class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is committed at once for a message that arrives, or for a report that we write.
+
+    ``armed``: its deliveries are handed to the scheduler in memory, so ``next_attempt`` is when they are due should
+    this process die; otherwise it is now.  ``story`` goes into the history with the commit.  ``lane_customer`` is the
+    customer whose lane the deliveries wait in (the message's own; for incoming mail, the owner of the domain).
+    """
+
+    message: Message
+    deliveries: tuple[NewDelivery, ...]
+    next_attempt: float
+    charge: Charge | None = None
+    story: tuple[HistoryEvent, ...] = ()
+    lane_customer: str = ""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """One delivery taken to be attempted now.  Its next attempt is already armed in the store.
+
+    ``content`` is the whole content where that is at most :data:`CHUNK` octets, else None: read it chunk by chunk.
+    """
+
+    message: Message
+    delivery: Delivery
+    content: bytes | None
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt of one delivery ended.
+
+    ``delivery`` is as it was claimed.  ``remaining`` are the recipients that stay queued, usually none or one entry;
+    more, or another destination, where the route has changed.  ``reports`` are messages that must exist exactly if
+    this settlement does (DSNs), with their content.  ``story`` is added to the history.
+    """
+
+    delivery: Delivery
+    remaining: tuple[Delivery, ...] = ()
+    reports: tuple[tuple[NewMessage, bytes], ...] = ()
+    story: tuple[HistoryEvent, ...] = ()
+
+
+class QueueFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which deliveries to list or act on; every field given must match.  Ages are seconds.
+
+    ``sender`` and ``recipient`` match a whole address, or with a leading "@" a whole domain.
+    """
+
+    id: str = ""
+    destination: str = ""
+    customer: str | None = None
+    sender: str | None = None
+    recipient: str = ""
+    state: State | None = None
+    older_than: float | None = None
+    reason: str = ""
+
+
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of the queue now; ``oldest`` is an arrival time, None when empty.  Sizes are octets."""
+
+    messages: int
+    deliveries: int
+    recipients: int
+    bytes: int
+    held: int
+    destinations: int
+    oldest: float | None
+    map_size: int
+    map_used: int
+    disk_free: int
+
+
+class IIncoming(Interface):
+    """One message on its way in: content goes to the store in chunks while it arrives.
+
+    Whoever made it ends it with exactly one of ``commit`` and ``abort``; a process that dies leaves nothing that is
+    ever delivered, and the store removes the remains.
+    """
+
+    id: str = Attribute("""The id the message will have.""")
+    size: int = Attribute("""Octets written so far.""")
+
+    def write(data: bytes) -> Deferred[None] | None:
+        """Add content.  None: go on.  A Deferred: pause the producer until it fires, or abort when it fails
+        (:class:`StoreUnavailable`).  At most four chunks are held in memory for one message."""
+
+    def commit(new: NewMessage) -> Deferred[None]:
+        """Commit and sync the message with all that belongs to it.
+
+        Fires once it is on disk.  Fails with :class:`QuotaExceeded` or :class:`StoreUnavailable`; then nothing of it
+        is stored.  ``new.message.size`` and ``.chunks`` are set by the store from what was written.
+        """
+
+    def abort() -> None:
+        """Forget the message and remove what was written of it."""
+
+
+class IMessageStore(Interface):
+    """The durable queue.  LMDB is the first engine; the in-memory twin serves tests; both keep one contract."""
+
+    def start() -> Deferred[None]:
+        """Open the store, clean up after a process that died, and be ready.  Fails with StoreUnavailable."""
+
+    def stop() -> Deferred[None]:
+        """Finish what is being committed, refuse more with 421/451, close.  Owned by whoever called ``start``."""
+
+    def incoming() -> IIncoming:
+        """Begin a message.  Raises :class:`StoreUnavailable` (452 4.3.1) below the reserve of free disk."""
+
+    def new_id() -> str:
+        """A new message id, for a report given to :meth:`settle`."""
+
+    def usage(customer: str) -> Usage:
+        """What a customer has used as of now."""
+
+    def check(charge: Charge) -> QuotaExceeded | None:
+        """Whether a charge would be refused now; advice only, ``commit`` decides."""
+
+    def due(now: float, limit: int) -> list[Lane]:
+        """Up to ``limit`` lanes that have a delivery due by ``now``, the longest due first."""
+
+    def next_due() -> float | None:
+        """When the next delivery is due, None when nothing is queued (held deliveries do not count)."""
+
+    def claim(lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred[list[Claim]]:
+        """Take up to ``limit`` due deliveries of a lane to attempt now.
+
+        In one commit each gets ``attempts + 1``, ``last_attempt = now`` and ``next_attempt = rearm(delivery)``, so
+        that a crash in the attempt never makes a hot loop.  Fires when that is committed.
+        """
+
+    def settle(settlements: Sequence[Settlement]) -> Deferred[None]:
+        """Write how attempts ended, all in one commit; a message without deliveries leaves the queue with its
+        content, and its customer's usage falls.  A settlement whose delivery an operator removed meanwhile adds its
+        story and nothing else.  Fires once committed and synced."""
+
+    def read(id: str, chunk: int) -> Deferred[bytes]:
+        """One chunk of content, from 0 to ``message.chunks - 1``.  Fails with KeyError when it is gone."""
+
+    def message(id: str) -> Message | None:
+        """The message, if it is in the queue."""
+
+    def deliveries(id: str) -> list[Delivery]:
+        """What is still queued of a message."""
+
+    def page(match: QueueFilter, after: str = "", limit: int = 100) -> list[tuple[Message, Delivery]]:
+        """One page of deliveries in the order of ids; ``after`` is the last page's last ``id + "/" + destination``."""
+
+    def stats() -> QueueStats:
+        """The size of the queue, from counters."""
+
+    def history(id: str) -> list[HistoryEvent]:
+        """What became of a message, oldest first; kept for ``queue.history`` after it left."""
+
+    def tell(events: Iterable[HistoryEvent]) -> None:
+        """Add to the history, synced with whatever is committed next."""
+
+    def act(action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> Deferred[int]:
+        """An operator's ``retry``, ``hold``, ``release`` or ``remove`` on (id, destination) pairs, in one commit with
+        an ``Operator`` event each.  Fires with how many were there.  Works from any process: a running service
+        notices within a second."""
+
+    def changes() -> int:
+        """A number that grows with every :meth:`act` of any process: what is held in memory may be out of date."""
+
+    def verify(repair: bool) -> Deferred[list[str]]:
+        """Recount everything; one line for each discrepancy, mended if ``repair``."""
+
+    def expire_history(before: float, limit: int) -> Deferred[int]:
+        """Forget the history of up to ``limit`` messages that left the queue and arrived before ``before``."""
+
+
+class IRouter(Interface):
+    """Says where recipients go.  Implemented in ``delivery``, asked at reception and before each attempt."""
+
+    async def route(recipients: Sequence[Recipient], lane_customer: str) -> Routing:
+        """Expand aliases and group the recipients by destination.  Fails with MailError when it cannot be known."""
+
+
+class Routing(msgspec.Struct, frozen=True):
+    """The router's answer: deliveries (every recipient in exactly one), what aliases became (alias -> targets), and
+    recipients that can't be routed, each with the permanent reply that says why."""
+
+    deliveries: tuple[NewDelivery, ...]
+    expanded: dict[str, tuple[str, ...]] = {}
+    refused: tuple[tuple[Recipient, Reply], ...] = ()
+
+
+class IScheduler(Interface):
+    """Takes what is due and has it delivered.  Implemented in ``delivery``."""
+
+    def room(deliveries: Sequence[NewDelivery]) -> float | None:
+        """Asked before a commit: when a new message's deliveries should be armed for if :meth:`offer` follows (the
+        first retry, seconds since the epoch), or None when there is no room in memory: commit it as due now."""
+
+    def offer(new: NewMessage, content: bytes | None) -> None:
+        """Told after a commit whose ``room`` was given: attempt these deliveries now."""

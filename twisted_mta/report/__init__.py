@@ -1,0 +1,1 @@
+"""What we say about mail: delivery status notifications."""

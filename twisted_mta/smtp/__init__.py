@@ -1,0 +1,1 @@
+"""Twisted's SMTP protocols, hardened: server and client factories, TLS, reception."""
