@@ -110,6 +110,10 @@ class IDirectoryAdmin(IDirectory):
     def set_user(address: str, **changes: Any) -> User:
         """Change ``password``, ``senders`` or ``suspended`` of a user."""
 
+    def replace_hash(address: str, old: str, new: str) -> bool:
+        """Store ``new`` as the password hash of a user whose hash is still ``old``; whether it was.  For the rehash at
+        login when argon2's parameters have changed.  May be called from any thread."""
+
     def add_alias(address: str, targets: tuple[str, ...]) -> Alias:
         """Add an alias in an existing domain."""
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
-from zope.interface import Interface
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import Attribute, Interface, implementer
 
-from ..directory.interfaces import IMailAccount, Resolution
+from ..config.settings import Settings
+from ..directory.interfaces import IDirectory, IMailAccount, Resolution
 from ..mail.envelope import Body
 from ..mail.status import Reply
+from ..queue.interfaces import IMessageStore
 
 
 @attrs.define(slots=True)
@@ -95,6 +99,7 @@ class IPolicy(Interface):
         """The session is over; called once for each session whose ``connect`` was called."""
 
 
+@implementer(IPolicy)
 class Policy:
     """An :class:`IPolicy` that allows everything: the base of stages."""
 
@@ -124,3 +129,36 @@ class Policy:
 
     def closed(self, peer: Peer) -> None:
         """See :class:`IPolicy`."""
+
+
+class IPolicyFactory(Interface):
+    """Makes stages of an operator's own.  Found as a ``twisted.plugin``: see :mod:`twisted_mta.policy.plugins`."""
+
+    name: str = Attribute("""A short name for messages about this plugin; unique.""")
+    order: int = Attribute("""Where its stages stand among those of other plugins: lower numbers are asked first.""")
+
+    def make(settings: Settings, directory: IDirectory, store: IMessageStore, clock: IReactorTime) -> Sequence[IPolicy]:
+        """The stages to add after our own, called once at start.  What it raises stops the start."""
+
+
+class IAuthThrottle(Interface):
+    """Slows down who guesses passwords.  Failures are counted by address (IPv6: /64) and by user, and fade away.
+
+    A server calls, in this order, once it knows how an attempt ended:
+
+    - refused (never for a temporary failure of ours): count it in ``peer.auth_failures``, ``reply = failed(peer,
+      user)``, wait ``delay(peer, user)`` seconds, answer 535 5.7.8, or, if there is a ``reply``, answer that and close;
+    - granted: wait ``delay(peer, user)`` seconds, ``succeeded(peer, user)``, answer 235.
+
+    ``user`` is the login name as the client gave it.  Nothing here ever refuses a good password.
+    """
+
+    def delay(peer: Peer, user: str) -> float:
+        """Seconds that the answer to the present attempt has to wait: 0.0 where no failures are known, never more
+        than 30."""
+
+    def failed(peer: Peer, user: str) -> Reply | None:
+        """Count a refused attempt.  A reply (421 4.7.0) when the session has had its ``smtp.auth_attempts``."""
+
+    def succeeded(peer: Peer, user: str) -> None:
+        """Remember that this user came from this address: others' failures no longer slow this pair down."""
