@@ -1,0 +1,45 @@
+# Everything makes .venv when there is none; a second run starts at once.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+JOBS    ?= auto
+PYTEST  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs clean
+
+help:           ## what there is to make
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twisted-mta needs Python 3.11 or later: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || { echo "Making $(VENV) …"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing twisted-mta and its tools into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@
+
+demo: $(STAMP)  ## the real service on loopback, with one message of each fate; Ctrl-C ends it
+	@$(BIN)/python -m twisted_mta.demo $(ARGS)
+
+test: $(STAMP)  ## all tests; PYTEST="-k word" for some, MTA_REQUIRE_PEERS=1 to miss none
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST)
+
+lint: $(STAMP)  ## format, style, types, and the arrows between the rooms
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## lay the code out as lint wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure against Postfix, side by side; writes docs/performance.md (needs root)
+	$(BIN)/python bench/run.py $(ARGS)
+
+docs: $(STAMP)  ## regenerate docs/configuration.md from the settings
+	$(BIN)/python -m twisted_mta.config.document > docs/configuration.md
+
+clean:          ## remove what make made, and the demonstration's state
+	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache _trial_temp*
