@@ -105,6 +105,7 @@ class Accepted(Event, frozen=True, tag="accept"):
     customer: str = ""
     message_id: str = ""
     tls: str = ""
+    mechanism: str = ""
 
 
 class Routed(Event, frozen=True, tag="route"):
@@ -184,6 +185,7 @@ class Reported(Event, frozen=True, tag="report"):
     kind: str
     sender: str
     recipients: tuple[str, ...]
+    size: int = 0
 
 
 class Done(Event, frozen=True, tag="done"):

@@ -65,7 +65,14 @@ class MailError(Exception):
 
 
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)} | {
-    code: f"\\u{code:04x}" for code in (*range(0x80, 0xA0), 0x2028, 0x2029, 0x200E, 0x200F, *range(0x202A, 0x202F))
+    code: f"\\u{code:04x}"
+    for code in (
+        *(0x61C, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF),
+        *range(0x80, 0xA0),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        *range(0xD800, 0xE000),
+    )
 }
 
 

@@ -1,0 +1,123 @@
+"""The event log: each event as a line, or lines, of text or JSON.
+
+Diagnostics of the program itself (faults, warnings) are not events: they go to ``twisted.logger``, which is twistd's
+own log or standard error.  Events go where ``log.file`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, cast
+
+import msgspec
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from ..config.settings import Log
+from ..mail.events import AnyEvent, Connected, Disconnected
+from .logfile import LogFile
+from .logtext import TextFormat
+
+BATCH = 64 << 10  # octets, or characters, after which the end of the reactor's turn is not waited for
+_RETRY = 0.25  # seconds until what could not be written is tried again
+
+# Beyond what JSON escapes: what some reader takes for the end of a line, and what a terminal obeys or hides.
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_encode = msgspec.json.Encoder().encode
+
+
+def json_line(event: AnyEvent) -> bytes:
+    """One event as one line of JSON (UTF-8), whatever a peer put into it."""
+    try:
+        line = _encode(event)
+    except UnicodeEncodeError:  # lone surrogates, from bytes that were no UTF-8
+        line = json.dumps(msgspec.to_builtins(event)).encode()
+    if line.isascii() and b"\x7f" not in line:
+        return line + b"\n"
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode() + b"\n"
+
+
+class EventLog:
+    """An :data:`~twisted_mta.mail.events.EventSink` that writes ``settings.file``.  Whoever made it closes it.
+
+    All events of one reactor turn are written with one ``write`` when the turn is over, or sooner when they are
+    more than 64 KiB.  Nothing here raises, and a place that cannot be written costs no more than its lines
+    (:class:`~twisted_mta.admin.logfile.LogFile`).  For use on the reactor thread.
+    """
+
+    _log = Logger(namespace="twisted_mta.admin.eventlog")
+
+    def __init__(self, settings: Log, hostname: str, pid: int | None = None, reactor: IReactorTime | None = None):
+        if reactor is None:
+            from twisted.internet import reactor as running
+
+            reactor = cast(IReactorTime, running)
+        self._reactor = reactor
+        self._sessions = settings.sessions
+        self._text = settings.format == "text"
+        self._format: Any = TextFormat(hostname, os.getpid() if pid is None else pid) if self._text else json_line
+        self._lines: list[Any] = []
+        self._events = 0
+        self._size = 0
+        self._flush_call: IDelayedCall | None = None
+        self._faulty = False
+        self._file: LogFile | None = LogFile(settings.file)
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Take an event."""
+        kind = type(event)
+        if not self._sessions and (kind is Connected or kind is Disconnected):
+            return
+        try:
+            line = self._format(event)
+        except Exception:
+            if not self._faulty:
+                self._faulty = True
+                self._log.failure("An event of the class {name} could not be written", name=kind.__name__)
+            return
+        if not line:
+            return
+        self._lines.append(line)
+        self._events += 1
+        self._size += len(line)
+        if self._size > BATCH:
+            self.flush()
+        elif self._flush_call is None:
+            self._flush_call = self._reactor.callLater(0, self._turn)
+
+    def flush(self) -> None:
+        """Write what has been gathered now."""
+        if self._file is None:
+            self._lines.clear()
+            return
+        if self._lines:
+            lines, self._lines = self._lines, []
+            data = "".join(lines).encode("utf-8", "backslashreplace") if self._text else b"".join(lines)
+            written = self._file.write(data, self._events)
+            self._events = self._size = 0
+        else:
+            written = self._file.drain()
+        if not written and self._flush_call is None:
+            self._flush_call = self._reactor.callLater(_RETRY, self._turn)
+
+    def reopen(self) -> None:
+        """Open the file again under its name: after SIGUSR1, for logrotate."""
+        self.flush()
+        if self._file is not None:
+            self._file.reopen()
+
+    def close(self) -> None:
+        """Write what is left and close the file; events that come later are dropped."""
+        self.flush()
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _turn(self) -> None:
+        self._flush_call = None
+        self.flush()
