@@ -18,8 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.peers import PeerFailed, free_port, peer_dir, require
 from tests.peers.clients import curl_smtp, swaks
 from tests.peers.dovecot import Dovecot
+from tests.peers.exact import ExactSink, Taken
 from tests.peers.postfix import Postfix, SmtpSink, smtp_source
 from tests.peers.process import banner, require_root
+from tests.peers.rawsmtp import RawSmtp
 from twisted_mta.testing.zones import ZoneServer
 
 pytestmark = pytest.mark.peer
@@ -166,3 +168,15 @@ class ZoneServerTests(SynchronousTestCase):
             query = dns.message.make_query("mx.remote.example", "A").to_wire()
             client.sendto(query, ("127.0.0.1", self.zones.port))
             self.assertRaises(TimeoutError, client.recv, 512)
+
+
+class ExactSinkTests(SynchronousTestCase):
+    """aiosmtpd as the remote, spoken to by hand."""
+
+    def test_keeps_the_octets_and_refuses_whom_it_is_told_to(self) -> None:
+        with ExactSink({"no@y.test": "550 5.1.1 no such user"}) as sink, RawSmtp(sink.port) as client:
+            client.ehlo()
+            self.assertEqual(client.message("a@x.test", ["no@y.test"], b"").code, 550)
+            client.cmd("RSET")
+            self.assertEqual(client.message("a@x.test", ["b@y.test"], b"X: y\r\n\r\n..dot").code, 250)
+            self.assertEqual(sink.wait_count(1), [Taken("a@x.test", ("b@y.test",), b"X: y\r\n\r\n.dot\r\n")])
