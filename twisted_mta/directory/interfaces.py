@@ -39,6 +39,10 @@ class User(msgspec.Struct, frozen=True, kw_only=True, tag=1):
     suspended: bool = False
     created: float = 0.0
 
+    def __repr__(self) -> str:
+        """Without the hash, which has no place in a log or a traceback."""
+        return f"User(address={self.address!r}, customer={self.customer!r}, suspended={self.suspended!r})"
+
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True, tag=1):
     """An address that stands for others.  "@domain" as the address catches what is otherwise unknown there."""

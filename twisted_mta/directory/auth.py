@@ -1,0 +1,246 @@
+"""Logging in: the realm, the checkers and what they remember, all behind a ``twisted.cred`` portal.
+
+Any checker for ``IUsernamePassword`` can join (LDAP, SQL, Dovecot): it answers with the canonical address of a user
+whom the directory has, so that their customer and their senders are known.  Checkers are asked in turn; one that is
+down never makes a good password a wrong one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.portal import IRealm, Portal
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import Interface, implementer
+
+from ..mail.address import AddressError, canonical, lookup_key
+from ..mail.status import MailError, Reply
+from .interfaces import Customer, IDirectory, IDirectoryAdmin, IMailAccount, User
+from .passwords import Hasher, prepare
+
+_log = Logger()
+
+# RFC 4954 §6: 454 4.7.0 says that it was not the credentials.
+_UNAVAILABLE = Reply(454, "4.7.0", "Passwords can't be checked just now; try again later")
+# RFC 5248's registry: X.7.13 "User Account Disabled", said only after a good password.
+_SUSPENDED = Reply(525, "5.7.13", "This account is suspended; please ask your provider")
+
+
+class Suspended(UnauthorizedLogin, MailError):
+    """The credentials are right, but the user or their customer is suspended.  Its reply is 525 5.7.13."""
+
+    def __init__(self) -> None:
+        MailError.__init__(self, _SUSPENDED)
+
+
+@implementer(IMailAccount)
+@attrs.frozen
+class MailAccount:
+    """The avatar: who a session has proved to be, and whose quotas it is charged to."""
+
+    user: User
+    customer: Customer
+
+
+@implementer(IRealm)
+class MailRealm:
+    """Gives :class:`IMailAccount` avatars for the users of a directory."""
+
+    def __init__(self, directory: IDirectory) -> None:
+        self._directory = directory
+
+    def requestAvatar(self, avatarId: bytes | tuple[()], mind: object, *interfaces: type[Interface]) -> Deferred[Any]:
+        """The account of the user whose canonical address ``avatarId`` is.
+
+        Fails with :class:`Suspended`, with UnauthorizedLogin for a user who is not in the directory (any more), and
+        with a temporary :class:`MailError` when the directory can't tell.
+        """
+        if IMailAccount not in interfaces:
+            raise NotImplementedError("This realm has IMailAccount avatars only")
+        return ensureDeferred(self._account(bytes(avatarId).decode()))
+
+    async def _account(self, address: str) -> tuple[type[Interface], MailAccount, Any]:
+        user = await self._directory.user(address)
+        customer = await self._directory.customer(user.customer) if user is not None else None
+        if user is None or customer is None:
+            raise UnauthorizedLogin
+        if user.suspended or customer.suspended:
+            raise Suspended
+        return IMailAccount, MailAccount(user, customer), _logout
+
+
+def _logout() -> None:
+    """An account holds nothing that would have to be given back."""
+
+
+class CredentialCache:
+    """Remembers for ``seconds`` that a password was right, so that a busy client does not pay argon2 each time.
+
+    What is kept is a BLAKE2b hash under a key that only this process knows and that dies with it; the user's password
+    hash is part of it, so a changed password is never mistaken for the one before.  ``seconds`` of 0 remembers
+    nothing; at most ``size`` logins are kept (about 200 octets each), the least recently used make room.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float, size: int = 10000) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._size = size
+        self._key = os.urandom(32)
+        self._expires: OrderedDict[bytes, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._expires)
+
+    def add(self, user: User, password: str) -> None:
+        """Remember that the password is this user's."""
+        if self.seconds <= 0:
+            return
+        digest = self._digest(user, password)
+        self._expires[digest] = self._clock.seconds() + self.seconds
+        self._expires.move_to_end(digest)
+        if len(self._expires) > self._size:
+            self._expires.popitem(last=False)
+
+    def knows(self, user: User, password: str) -> bool:
+        """Whether the password was this user's within the time that is remembered.  The time is not prolonged."""
+        digest = self._digest(user, password)
+        expires = self._expires.get(digest)
+        if expires is None:
+            return False
+        # A clock that steps back must not make a login last.
+        if 0 < expires - self._clock.seconds() <= self.seconds:
+            self._expires.move_to_end(digest)
+            return True
+        del self._expires[digest]
+        return False
+
+    def _digest(self, user: User, password: str) -> bytes:
+        words = f"{user.address}\0{user.password_hash}\0{password}"
+        return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), key=self._key, digest_size=32).digest()
+
+
+@implementer(ICredentialsChecker)
+class DirectoryChecker:
+    """Checks user names and passwords against a directory.
+
+    A user name is an address of a user, in any case.  A wrong name and a wrong password take the same time.
+    """
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def __init__(self, directory: IDirectory, hasher: Hasher, cache: CredentialCache) -> None:
+        self._directory = directory
+        self._hasher = hasher
+        self._cache = cache
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """The canonical address of the user.  Fails with UnauthorizedLogin, or with a temporary :class:`MailError`
+        when that can't be known now."""
+        return ensureDeferred(self._check(_text(credentials.username), _text(credentials.password)))
+
+    async def _check(self, name: str | None, password: str | None) -> bytes:
+        user = await self._find(name)
+        password = _prepared(password)
+        if password is None:
+            raise UnauthorizedLogin
+        if user is not None and self._cache.knows(user, password):
+            return user.address.encode()
+        password_hash = user.password_hash if user is not None else ""
+        if not await self._hasher.verify(password_hash, password) or user is None:
+            raise UnauthorizedLogin
+        if self._hasher.outdated(password_hash):
+            user = await self._rehash(user, password)
+        self._cache.add(user, password)
+        return user.address.encode()
+
+    async def _find(self, name: str | None) -> User | None:
+        if not name:
+            return None
+        try:
+            return await self._directory.user(lookup_key(canonical(name)))
+        except AddressError:
+            return None
+
+    async def _rehash(self, user: User, password: str) -> User:
+        """Store the password under today's parameters; if that fails, the old hash stays and serves."""
+        directory = IDirectoryAdmin(self._directory, None)
+        if directory is None:
+            return user
+        try:
+            new = await self._hasher.hash(password)
+            await self._hasher.run(lambda: directory.replace_hash(user.address, user.password_hash, new))
+            return await self._directory.user(user.address) or user
+        except Exception:
+            _log.failure("The password hash of {user} could not be renewed; the old one stays", user=user.address)
+            return user
+
+
+@implementer(ICredentialsChecker)
+class CheckerChain:
+    """Asks several checkers for ``IUsernamePassword`` in turn, until one of them grants.
+
+    When none does and one of them could not tell, the answer is temporary: a checker that is down never makes
+    "unauthorized" of a good password.
+    """
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
+        self._checkers = tuple(checkers)
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """See :class:`DirectoryChecker`."""
+        return ensureDeferred(self._check(credentials))
+
+    async def _check(self, credentials: Any) -> bytes | tuple[()]:
+        unavailable: MailError | None = None
+        for checker in self._checkers:
+            try:
+                return await maybeDeferred(checker.requestAvatarId, credentials)
+            except UnauthorizedLogin:
+                continue
+            except MailError as error:
+                unavailable = error if error.temporary else MailError(_UNAVAILABLE)
+            except Exception:
+                _log.failure("{checker} could not check a password", checker=type(checker).__name__)
+                unavailable = MailError(_UNAVAILABLE)
+        if unavailable is not None:
+            raise unavailable
+        raise UnauthorizedLogin
+
+
+def make_portal(
+    directory: IDirectory,
+    hasher: Hasher,
+    cache: CredentialCache,
+    extra_checkers: Sequence[ICredentialsChecker] = (),
+) -> Portal:
+    """The portal for all who log in: the directory's own passwords first, then ``extra_checkers`` in their order."""
+    own = DirectoryChecker(directory, hasher, cache)
+    return Portal(MailRealm(directory), [CheckerChain((own, *extra_checkers)) if extra_checkers else own])
+
+
+def _text(words: bytes | str) -> str | None:
+    if isinstance(words, str):
+        return words
+    try:
+        return words.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _prepared(password: str | None) -> str | None:
+    try:
+        return prepare(password) if password is not None else None
+    except ValueError:
+        return None
