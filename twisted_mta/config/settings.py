@@ -1,7 +1,9 @@
 """The settings, typed, frozen and with their defaults.  One class is one table of the TOML file.
 
 The docstring under each attribute is the operator's documentation: ``docs/configuration.md`` is generated from it.
-Durations are seconds, sizes are octets; in the file they are written "5d", "90s", "50MiB".
+Durations are seconds, sizes are octets; in the file they are written "5d", "90s", "50MiB".  The names of
+:mod:`.kinds` are plain ``str`` and ``int`` to whoever reads a setting; loading takes from them what a text or number
+must look like.
 """
 
 from __future__ import annotations
@@ -9,6 +11,22 @@ from __future__ import annotations
 from typing import Literal, NewType
 
 import attrs
+
+from .kinds import (
+    Count,
+    Domain,
+    IpAddress,
+    ListenPort,
+    MaybeAddressPort,
+    MaybeDomain,
+    MaybeEndpoint,
+    MaybeHostPort,
+    MaybeMailbox,
+    Network,
+    Port,
+    Positive,
+    Server,
+)
 
 Duration = NewType("Duration", float)
 """Seconds.  Written "90s", "5m", "4h", "5d", "1w", or several joined: "1h30m"."""
@@ -27,10 +45,10 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 class Listener:
     """One place where mail comes in; the table's last name is free and appears in logs and metrics."""
 
-    address: tuple[str, ...] = ("127.0.0.1",)
+    address: tuple[IpAddress, ...] = ("127.0.0.1",)
     """IP addresses to listen on; "0.0.0.0" and "::" are all of a family."""
-    port: int = 25
-    """TCP port."""
+    port: ListenPort = 25
+    """TCP port; 0 is any free one, for tests."""
     role: Role = "mx"
     """Who is expected: "mx" is the world bringing mail for our domains, "submission" our users handing mail in
     after authentication (RFC 6409), "lmtp" a trusted program handing in mail for our mailboxes (RFC 2033)."""
@@ -56,28 +74,28 @@ class Smtp:
 
     banner: str = ""
     """Words after the host name in the greeting; empty: "ESMTP"."""
-    recipients: int = 1000
+    recipients: Positive = 1000
     """Recipients in one transaction; RFC 5321 §4.5.3.1.8 asks for 100 at least."""
     message_bytes: Size = Size(50 * MIB)
     """The largest message anybody may send; shown as SIZE (RFC 1870)."""
     header_bytes: Size = Size(256 * KIB)
     """The largest header section."""
-    hops: int = 50
+    hops: Positive = 50
     """Received fields after which a message is taken to loop (RFC 5321 §6.3)."""
-    commands: int = 10000
+    commands: Positive = 10000
     """Commands in one session before it is ended."""
-    errors: int = 20
+    errors: Positive = 20
     """Refused commands in one session before it is ended."""
-    connections: int = 2000
+    connections: Positive = 2000
     """Sessions at once over all listeners."""
-    connections_per_address: int = 100
+    connections_per_address: Positive = 100
     """Sessions at once from one IPv4 address or IPv6 /64; ``relay.networks`` and loopback are exempt."""
     timeout: Duration = Duration(5 * MINUTE)
     """How long a client may be silent (RFC 5321 §4.5.3.2.7)."""
     bare_newline: Literal["reject", "replace"] = "reject"
     """What to do with a CR or LF that is not part of CRLF inside a message: refuse the message, or store CRLF
     in its place.  In neither case does it end a line of the dialogue or the message."""
-    auth_attempts: int = 3
+    auth_attempts: Positive = 3
     """Failed authentications in one session before it is ended."""
     auth_delay: Duration = Duration(1.0)
     """How long the answer to the first failed authentication is delayed; doubles with each further one of the
@@ -98,23 +116,23 @@ class Submission:
 class Relay:
     """Mail that leaves for other hosts."""
 
-    networks: tuple[str, ...] = ()
+    networks: tuple[Network, ...] = ()
     """Networks whose clients may relay without a password, such as "192.0.2.0/24"."""
-    smarthost: str = ""
+    smarthost: MaybeHostPort = ""
     """"host:port" through which all relayed mail goes; empty: the MX of the recipient's domain."""
-    port: int = 25
+    port: Port = 25
     """The port of the hosts that MX names."""
-    hostname: str = ""
+    hostname: MaybeDomain = ""
     """The name we give in EHLO; empty: ``hostname``."""
     tls: Literal["none", "may", "encrypt"] = "may"
     """STARTTLS to other hosts: never, when offered (any certificate, RFC 7435), or always (else the mail waits)."""
-    connections: int = 500
+    connections: Positive = 500
     """Connections out at once, over all destinations."""
-    connections_per_destination: int = 20
+    connections_per_destination: Positive = 20
     """Connections at once to one destination."""
-    recipients_per_transaction: int = 100
+    recipients_per_transaction: Positive = 100
     """Recipients of one message in one transaction."""
-    messages_per_connection: int = 100
+    messages_per_connection: Positive = 100
     """Messages on one connection before it is closed."""
     idle: Duration = Duration(5.0)
     """How long a connection is kept open for the next message of its destination."""
@@ -126,15 +144,15 @@ class Relay:
 class Local:
     """Mail for our own domains."""
 
-    domains: tuple[str, ...] = ()
+    domains: tuple[Domain, ...] = ()
     """Domains of ours besides those that the directory has."""
     mailbox: str = "{state_dir}/mail/{domain}/{user}/Maildir"
     """The Maildir of a mailbox; ``{state_dir}``, ``{domain}`` and ``{user}`` are filled in."""
-    lmtp: str = ""
+    lmtp: MaybeEndpoint = ""
     """"host:port" or "unix:/path" of an LMTP server that keeps the mailboxes instead (RFC 2033); empty: Maildirs."""
     detail_delimiter: str = "+"
     """What divides a mailbox from a detail in ``user+detail@domain``; empty: nothing does (RFC 5233)."""
-    postmaster: str = ""
+    postmaster: MaybeMailbox = ""
     """Where "postmaster" of our domains and double bounces go: an address; empty: each domain's own postmaster
     mailbox, and double bounces are dropped on record."""
 
@@ -174,21 +192,21 @@ class Queue:
 class Quota:
     """Limits of one customer; "none" in the file is no limit."""
 
-    recipients_per_hour: int | None = 1000
+    recipients_per_hour: Count | None = 1000
     """Recipients in any 60 minutes."""
-    recipients_per_day: int | None = 5000
+    recipients_per_day: Count | None = 5000
     """Recipients in any 24 hours."""
-    messages_per_hour: int | None = None
+    messages_per_hour: Count | None = None
     """Messages in any 60 minutes."""
-    messages_per_day: int | None = None
+    messages_per_day: Count | None = None
     """Messages in any 24 hours."""
-    queued_messages: int | None = 10000
+    queued_messages: Count | None = 10000
     """Messages in the queue at once."""
     queued_bytes: Size | None = Size(1 * GIB)
     """Octets in the queue at once."""
     message_bytes: Size | None = Size(50 * MIB)
     """The largest message."""
-    connections: int | None = 50
+    connections: Count | None = 50
     """Authenticated sessions at once."""
 
 
@@ -196,13 +214,13 @@ class Quota:
 class Dns:
     """Where names are looked up."""
 
-    servers: tuple[str, ...] = ()
+    servers: tuple[Server, ...] = ()
     """"address" or "address:port" of resolvers, asked in turn; empty: the system's (/etc/resolv.conf)."""
     timeout: Duration = Duration(5.0)
     """How long one question to one server may take."""
-    attempts: int = 3
+    attempts: Positive = 3
     """How often a question is asked before it counts as failed for now."""
-    cache: int = 10000
+    cache: Count = 10000
     """Answers kept, each as long as its TTL allows."""
 
 
@@ -210,8 +228,11 @@ class Dns:
 class Admin:
     """The operator's HTTP side: /metrics, /healthz."""
 
-    listen: str = "127.0.0.1:8025"
+    listen: MaybeAddressPort = "127.0.0.1:8025"
     """"address:port"; empty: none."""
+    public: bool = False
+    """Whether ``listen`` may be an address that other machines reach.  /metrics asks for no password and shows the
+    names of customers and destinations, so a firewall or a proxy must stand before it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -238,7 +259,7 @@ def _listeners() -> dict[str, Listener]:
 class Settings:
     """Everything.  With no file at all: loopback on 2525, 2587, 2465 and 8025, state under ``./var``."""
 
-    hostname: str = ""
+    hostname: MaybeDomain = ""
     """Our name in greetings, EHLO, Received and reports (RFC 5321 §2.3.5); empty: the machine's."""
     state_dir: str = "./var"
     """Where the queue, the directory, mailboxes and made-up certificates live."""
