@@ -1,0 +1,46 @@
+"""What a server said it can do in its answer to EHLO or LHLO (RFC 5321 §4.1.1.1, §2.2)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..mail.status import Reply
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """The extensions a server offers, as far as we use them.
+
+    ``size`` is None where SIZE is not offered, 0 where it is without a limit (RFC 1870 §4).  ``keywords`` has all,
+    in upper case, with their parameters.
+    """
+
+    pipelining: bool = False
+    size: int | None = None
+    eight_bit: bool = False
+    starttls: bool = False
+    keywords: dict[str, str] = {}
+
+
+NONE = Capabilities()
+"""What a server offers that knows only HELO."""
+
+
+def parse_capabilities(reply: Reply) -> Capabilities:
+    """The offers in a positive reply to EHLO; the first line is the server's name.  Never raises."""
+    keywords: dict[str, str] = {}
+    for line in reply.text.split("\n")[1:]:
+        keyword, _, parameters = line.partition(" ")
+        if keyword:
+            keywords.setdefault(keyword.upper(), parameters.strip())
+    size: int | None = None
+    if "SIZE" in keywords:
+        digits = keywords["SIZE"]
+        # RFC 1870 §4: up to 20 digits; whatever else stands there is no limit that could be kept.
+        size = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else 0
+    return Capabilities(
+        pipelining="PIPELINING" in keywords,
+        size=size,
+        eight_bit="8BITMIME" in keywords,
+        starttls="STARTTLS" in keywords,
+        keywords=keywords,
+    )

@@ -1,0 +1,537 @@
+"""The client's side of SMTP and LMTP as a state machine.  Sans-I/O: bytes in, events and bytes out.
+
+Source: RFC 5321 §3, §4.2, §4.5.3.2; RFC 2920 (PIPELINING); RFC 3207 (STARTTLS); RFC 1870 (SIZE); RFC 6152 (8BITMIME);
+RFC 2033 (LMTP).  One :class:`ClientConnection` is one connection; it carries any number of transactions after another.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import msgspec
+
+from ..mail.status import Reply
+from .capabilities import NONE, Capabilities, parse_capabilities
+from .replies import ReplyError, ReplyParser, shortened
+
+TlsPolicy = Literal["none", "may", "encrypt"]
+
+
+class State(enum.Enum):
+    """Where a connection stands."""
+
+    OPENING = "opening"  # greeting, EHLO, STARTTLS
+    HANDSHAKE = "handshake"  # the shell does TLS
+    READY = "ready"  # a transaction may begin
+    ENVELOPE = "envelope"  # MAIL, RCPT, DATA are under way
+    CONTENT = "content"  # 354 came, the dot has not been sent
+    RESULT = "result"  # the dot has been sent
+    RESETTING = "resetting"  # RSET is under way
+    QUITTING = "quitting"  # QUIT is under way
+    CLOSED = "closed"
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """What one transaction is to carry.
+
+    ``size`` is the content's octets before dot-stuffing; ``eight_bit``: it has octets beyond ASCII (RFC 6152).
+    """
+
+    sender: str
+    recipients: tuple[str, ...]
+    size: int
+    eight_bit: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How it ended for one recipient, or for the connection.  ``remote``: the words are the server's."""
+
+    reply: Reply
+    remote: bool
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something the shell has to know or do."""
+
+
+class StartTls(Event, frozen=True):
+    """Begin the TLS handshake now, then call :meth:`ClientConnection.secured`.  Nothing more may be sent in clear."""
+
+
+class Ready(Event, frozen=True):
+    """A transaction may begin."""
+
+
+class SendContent(Event, frozen=True):
+    """Send the content dot-stuffed, with the dot that ends it, then call :meth:`ClientConnection.content_sent`."""
+
+
+class Finished(Event, frozen=True):
+    """A transaction is over.  ``outcomes``: one for each recipient, in their order.
+
+    ``lost``: the connection ended before the server had answered for all.  ``dot_sent``: the final dot had gone out,
+    so that where the connection was lost the server may have the message all the same (RFC 5321 §4.5.3.2.6).
+    """
+
+    outcomes: tuple[Outcome, ...]
+    lost: bool = False
+    dot_sent: bool = False
+
+
+class Closed(Event, frozen=True):
+    """The connection is of no more use; close it.  ``outcome`` says why, None after our own QUIT."""
+
+    outcome: Outcome | None
+
+
+_TIMEOUTS = {  # seconds, RFC 5321 §4.5.3.2; the last three are not in it
+    "greeting": 300.0,
+    "ehlo": 300.0,
+    "helo": 300.0,
+    "starttls": 120.0,
+    "mail": 300.0,
+    "rcpt": 300.0,
+    "data": 120.0,
+    "dot": 600.0,
+    "empty": 600.0,
+    "rset": 20.0,
+    "quit": 10.0,
+}
+HANDSHAKE_TIMEOUT = 120.0
+"""Seconds for the TLS handshake."""
+BLOCK_TIMEOUT = 180.0
+"""Seconds in which the server must take some content, RFC 5321 §4.5.3.2.5."""
+
+_MAILBOX = re.compile(
+    r"""(?:"(?:[ !#-\[\]-~]|\\[ -~])*"|[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@[A-Za-z0-9_.:\[\]-]+""",
+)
+_TOO_MANY = re.compile(r"too many (?:\w+ )?recipients", re.IGNORECASE)
+
+
+def path(address: str) -> bytes | None:
+    """An address as it is written between angle brackets, None where it cannot be.
+
+    Every address that goes into a command passes here, so CR, LF, NUL, spaces outside quotes and angle brackets
+    cannot: nothing an address holds can become a command or a parameter.
+    """
+    return address.encode("ascii") if _MAILBOX.fullmatch(address) else None
+
+
+def too_many_recipients(reply: Reply) -> bool:
+    """Whether a reply to RCPT means that this transaction is full, and the recipient may go into the next one
+    (RFC 5321 §4.5.3.1.10: 452, and 552 from old servers)."""
+    return reply.code in {452, 552} and (
+        reply.enhanced in {"4.5.3", "5.5.3"} or _TOO_MANY.search(reply.text) is not None
+    )
+
+
+class ClientConnection:
+    """One connection to a server.  ``hostname`` is our name in EHLO; ``lmtp``: speak LMTP.
+
+    The shell gives what arrives to :meth:`receive`, sends what :meth:`take` has after each call, and does what the
+    events say.  After :class:`Closed` nothing more comes.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_confused",
+        "_expected",
+        "_lmtp",
+        "_mail_ok",
+        "_name",
+        "_out",
+        "_outcomes",
+        "_parser",
+        "_policy",
+        "_unsent",
+        "capabilities",
+        "secure",
+        "state",
+    )
+
+    def __init__(self, hostname: str, *, tls: TlsPolicy = "none", lmtp: bool = False) -> None:
+        self._name = hostname.encode("ascii")
+        if re.search(rb"[^!-~]", self._name) or not self._name:
+            raise ValueError(f"not a host name: {hostname!r}")
+        self._policy = tls
+        self._lmtp = lmtp
+        self._parser = ReplyParser()
+        self._out: list[bytes] = []
+        self._expected: deque[tuple[str, int]] = deque([("greeting", 0)])
+        self._outcomes: list[Outcome | None] = []
+        self._accepted: list[int] = []
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._mail_ok = False
+        self._confused = False
+        self.capabilities: Capabilities = NONE
+        self.secure = False
+        self.state = State.OPENING
+
+    # What the shell calls
+
+    def take(self) -> bytes:
+        """What is to be sent now; b"" for nothing."""
+        if not self._out:
+            return b""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that the server may take for what is awaited now; None while nothing is (idle)."""
+        if self.state is State.CONTENT:
+            return BLOCK_TIMEOUT
+        if self.state is State.HANDSHAKE:
+            return HANDSHAKE_TIMEOUT
+        return _TIMEOUTS[self._expected[0][0]] if self._expected else None
+
+    @property
+    def stage(self) -> str:
+        """What is under way, in words for a reply of our own: "waiting for the greeting" …"""
+        if self.state is State.CONTENT:
+            return "sending the content"
+        if self.state is State.HANDSHAKE:
+            return "the TLS handshake"
+        if not self._expected:
+            return "idle"
+        return f"waiting for {_STAGES[self._expected[0][0]]}"
+
+    def receive(self, data: bytes) -> list[Event]:
+        """What the server's bytes mean.  Never raises for what a server says."""
+        events: list[Event] = []
+        if self.state is State.CLOSED:
+            return events
+        if self.state is State.HANDSHAKE:
+            return self._broken(events, "sent clear text after it had agreed to STARTTLS")
+        try:
+            replies = self._parser.receive(data)
+        except ReplyError as error:
+            return self._broken(events, f"broke the protocol: {error}")
+        for number, reply in enumerate(replies, 1):
+            self._reply(reply, events)
+            last = type(events[-1]) if events else None
+            if last is StartTls and (number < len(replies) or self._parser.pending):
+                # Somebody between us and the server may have added words in clear that would be taken for the
+                # server's under TLS (CVE-2024-34083, RFC 3207 §6).
+                events.clear()
+                return self._broken(events, "sent clear text after it had agreed to STARTTLS")
+            if last is Closed:
+                break
+        return events
+
+    def secured(self) -> None:
+        """The TLS handshake is done.  All that the server said before is forgotten (RFC 3207 §4.2)."""
+        if self.state is not State.HANDSHAKE:
+            raise RuntimeError("no TLS handshake was due")
+        self.secure = True
+        self.capabilities = NONE
+        self._parser = ReplyParser()
+        self._hello()
+
+    def begin(self, transfer: Transfer) -> list[Event]:
+        """Begin a transaction; the connection must be ready.  What the server's offers rule out is over at once."""
+        if self.state is not State.READY:
+            raise RuntimeError(f"a transaction cannot begin while the connection is {self.state.value}")
+        self._outcomes = [None] * len(transfer.recipients)
+        self._accepted = []
+        self._mail_ok = self._confused = False
+        events: list[Event] = []
+        refusal = self._refusal(transfer)
+        if refusal is not None:
+            self._decide(range(len(self._outcomes)), Outcome(refusal, False))
+            self._finish(events)
+            return events
+        paths: list[tuple[int, bytes]] = []
+        for index, recipient in enumerate(transfer.recipients):
+            encoded = path(recipient)
+            if encoded is None:
+                self._outcomes[index] = Outcome(_unsendable(recipient, "5.1.3"), False)
+            else:
+                paths.append((index, encoded))
+        if not paths:
+            self._finish(events)
+            return events
+        self.state = State.ENVELOPE
+        self._out.append(self._mail(transfer))
+        self._expected.append(("mail", 0))
+        if self.capabilities.pipelining:
+            # RFC 2920 §3.1: MAIL, RCPT and, as the last of the group, DATA in one go.
+            for index, encoded in paths:
+                self._out.append(b"RCPT TO:<%b>\r\n" % encoded)
+                self._expected.append(("rcpt", index))
+            self._out.append(b"DATA\r\n")
+            self._expected.append(("data", 0))
+            self._unsent.clear()
+        else:
+            self._unsent = deque(paths)
+        return events
+
+    def content_sent(self) -> None:
+        """All of the content and the final dot have been handed to the transport."""
+        if self.state is not State.CONTENT:
+            raise RuntimeError("no content was due")
+        self.state = State.RESULT
+        if self._lmtp:  # RFC 2033 §4.2: one reply for each recipient that was accepted
+            self._expected.extend(("dot", index) for index in self._accepted)
+        else:
+            self._expected.append(("dot", -1))
+
+    def quit(self) -> None:
+        """Say goodbye; :class:`Closed` follows.  Only while ready."""
+        if self.state is not State.READY:
+            raise RuntimeError("only an idle connection can quit")
+        self._out.append(b"QUIT\r\n")
+        self._expected.append(("quit", 0))
+        self.state = State.QUITTING
+
+    def connection_lost(self, reply: Reply) -> list[Event]:
+        """The connection has ended or is given up; ``reply`` says why in our words."""
+        events: list[Event] = []
+        if self.state is not State.CLOSED:
+            self._lost(Outcome(reply, False), events)
+        return events
+
+    # Replies
+
+    def _reply(self, reply: Reply, events: list[Event]) -> None:
+        if reply.code == 421 and self.state is not State.QUITTING:
+            # RFC 5321 §3.8: may come in answer to anything, or unasked, before the server closes.
+            self._lost(Outcome(shortened(reply), True), events)
+        elif self._expected:
+            step, index = self._expected.popleft()
+            self._STEPS[step](self, reply, index, events)
+        elif self.state is State.CONTENT and reply.code >= 400:
+            # Refused before the end: what has been sent cannot be taken back, so the connection has to go.
+            self._decide(self._accepted, Outcome(shortened(reply), True))
+            self._lost(Outcome(shortened(reply), True), events)
+        else:
+            self._broken(events, f"answered what was not asked: {shortened(reply, 80)}")
+
+    def _on_greeting(self, reply: Reply, index: int, events: list[Event]) -> None:
+        if reply.code // 100 == 2:
+            self._hello()
+        else:  # RFC 5321 §3.1: 554 instead of 220, or 521 (RFC 7504), or some 4yz
+            self._lost(Outcome(shortened(reply), True), events)
+
+    def _hello(self) -> None:
+        self.state = State.OPENING
+        self._out.append((b"LHLO " if self._lmtp else b"EHLO ") + self._name + b"\r\n")
+        self._expected.append(("ehlo", 0))
+
+    def _on_ehlo(self, reply: Reply, index: int, events: list[Event]) -> None:
+        if reply.code // 100 == 2:
+            self.capabilities = parse_capabilities(reply)
+            self._choose_tls(events)
+        elif reply.permanent and not self._lmtp and not self.secure:
+            # RFC 5321 §3.2: an old server that does not know EHLO.
+            self._out.append(b"HELO " + self._name + b"\r\n")
+            self._expected.append(("helo", 0))
+        else:
+            self._lost(Outcome(shortened(reply), True), events)
+
+    def _on_helo(self, reply: Reply, index: int, events: list[Event]) -> None:
+        if reply.code // 100 == 2:
+            self._choose_tls(events)
+        else:
+            self._lost(Outcome(shortened(reply), True), events)
+
+    def _choose_tls(self, events: list[Event]) -> None:
+        if self.secure or self._policy == "none":
+            self._become_ready(events)
+        elif self.capabilities.starttls:
+            self._out.append(b"STARTTLS\r\n")
+            self._expected.append(("starttls", 0))
+        elif self._policy == "encrypt":
+            words = "TLS is required here, but the server does not offer it"
+            self._lost(Outcome(Reply(451, "4.7.4", words), False), events)
+        else:
+            self._become_ready(events)
+
+    def _on_starttls(self, reply: Reply, index: int, events: list[Event]) -> None:
+        if reply.code // 100 == 2:
+            self.state = State.HANDSHAKE
+            events.append(StartTls())
+        elif self._policy == "encrypt":
+            words = f"TLS is required here, but the server refused it: {shortened(reply)}"
+            self._lost(Outcome(Reply(451, "4.7.4", words), False), events)
+        else:  # RFC 7435: opportunistic, so the mail goes on in clear
+            self._become_ready(events)
+
+    def _on_mail(self, reply: Reply, index: int, events: list[Event]) -> None:
+        kind = reply.code // 100
+        if kind == 2:
+            self._mail_ok = True
+            if self._unsent:
+                self._next_recipient()
+        elif kind == 3:
+            self._broken(events, f"answered MAIL with {reply.code}")
+        else:
+            self._decide(range(len(self._outcomes)), Outcome(shortened(reply), True))
+            if not self._expected:
+                self._finish(events)
+
+    def _next_recipient(self) -> None:
+        index, encoded = self._unsent.popleft()
+        self._out.append(b"RCPT TO:<%b>\r\n" % encoded)
+        self._expected.append(("rcpt", index))
+
+    def _on_rcpt(self, reply: Reply, index: int, events: list[Event]) -> None:
+        kind = reply.code // 100
+        if kind == 3:
+            self._broken(events, f"answered RCPT with {reply.code}")
+            return
+        if kind == 2:
+            self._accepted.append(index)
+            self._confused = not self._mail_ok
+        else:
+            if reply.code == 552 and too_many_recipients(reply):
+                reply = Reply(452, "4.5.3", reply.text)  # RFC 5321 §4.5.3.1.10
+            self._decide((index,), Outcome(shortened(reply), True))
+        if self._expected:  # pipelined: more answers are on their way
+            return
+        if self._unsent:
+            self._next_recipient()
+        elif self._accepted:
+            self._out.append(b"DATA\r\n")
+            self._expected.append(("data", 0))
+        else:
+            self._finish(events)
+
+    def _on_data(self, reply: Reply, index: int, events: list[Event]) -> None:
+        kind = reply.code // 100
+        if kind == 2 or (kind == 3 and reply.code != 354):
+            self._broken(events, f"answered DATA with {reply.code}")
+        elif kind != 3:
+            self._decide(self._accepted, Outcome(shortened(reply), True))
+            self._finish(events)
+        elif self._accepted and self._mail_ok:
+            self.state = State.CONTENT
+            events.append(SendContent())
+        elif self._confused or self._lmtp:
+            # It refused MAIL and took recipients all the same, or (LMTP) would answer an empty message with nothing.
+            self._broken(events, "agreed to DATA without a sender or recipients")
+        else:
+            # RFC 2920 §3.1: nobody was accepted and DATA was all the same: send the dot alone.
+            self._out.append(b".\r\n")
+            self._expected.append(("empty", 0))
+
+    def _on_empty(self, reply: Reply, index: int, events: list[Event]) -> None:
+        self._mail_ok = False  # that was the end of the transaction, whatever the answer
+        self._finish(events)
+
+    def _on_dot(self, reply: Reply, index: int, events: list[Event]) -> None:
+        if reply.code // 100 == 3:
+            self._broken(events, f"answered the content with {reply.code}")
+            return
+        self._decide(self._accepted if index < 0 else (index,), Outcome(shortened(reply), True))
+        if not self._expected:
+            self._mail_ok = False
+            self._finish(events)
+
+    def _on_rset(self, reply: Reply, index: int, events: list[Event]) -> None:
+        if reply.code // 100 == 2:
+            self._become_ready(events)
+        else:
+            self._lost(Outcome(shortened(reply), True), events)
+
+    def _on_quit(self, reply: Reply, index: int, events: list[Event]) -> None:
+        self.state = State.CLOSED
+        events.append(Closed(None))
+
+    _STEPS: ClassVar[dict[str, Callable[[ClientConnection, Reply, int, list[Event]], None]]] = {
+        "greeting": _on_greeting,
+        "ehlo": _on_ehlo,
+        "helo": _on_helo,
+        "starttls": _on_starttls,
+        "mail": _on_mail,
+        "rcpt": _on_rcpt,
+        "data": _on_data,
+        "empty": _on_empty,
+        "dot": _on_dot,
+        "rset": _on_rset,
+        "quit": _on_quit,
+    }
+
+    # The transaction
+
+    def _refusal(self, transfer: Transfer) -> Reply | None:
+        offers = self.capabilities
+        if transfer.sender and path(transfer.sender) is None:
+            return _unsendable(transfer.sender, "5.1.7")
+        if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
+            words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
+            return Reply(552, "5.3.4", words)
+        if transfer.eight_bit and not offers.eight_bit:  # RFC 6152 §3
+            words = "The message has 8-bit content, which the server does not take (no 8BITMIME)"
+            return Reply(554, "5.6.3", words)
+        return None
+
+    def _mail(self, transfer: Transfer) -> bytes:
+        sender = transfer.sender and path(transfer.sender)
+        size = b" SIZE=%d" % transfer.size if self.capabilities.size is not None else b""
+        body = b" BODY=8BITMIME" if transfer.eight_bit else b""
+        return b"MAIL FROM:<%b>%b%b\r\n" % (sender or b"", size, body)
+
+    def _decide(self, indexes: range | list[int] | tuple[int, ...], outcome: Outcome) -> None:
+        outcomes = self._outcomes
+        for index in indexes:
+            if outcomes[index] is None:
+                outcomes[index] = outcome
+
+    def _finish(self, events: list[Event]) -> None:
+        """All recipients have their outcome."""
+        events.append(Finished(tuple(o for o in self._outcomes if o is not None), dot_sent=self.state is State.RESULT))
+        self._outcomes = []
+        if self._mail_ok:  # the server is still in the transaction
+            self._mail_ok = False
+            self.state = State.RESETTING
+            self._out.append(b"RSET\r\n")
+            self._expected.append(("rset", 0))
+        else:
+            self._become_ready(events)
+
+    def _become_ready(self, events: list[Event]) -> None:
+        self.state = State.READY
+        events.append(Ready())
+
+    def _broken(self, events: list[Event], what: str) -> list[Event]:
+        self._lost(Outcome(Reply(451, "4.5.0", f"The server {what}"), False), events)
+        return events
+
+    def _lost(self, outcome: Outcome, events: list[Event]) -> None:
+        dot_sent = self.state is State.RESULT
+        self.state = State.CLOSED
+        self._expected.clear()
+        self._out.clear()
+        if self._outcomes:
+            self._decide(range(len(self._outcomes)), outcome)
+            outcomes = tuple(o for o in self._outcomes if o is not None)
+            self._outcomes = []
+            events.append(Finished(outcomes, lost=True, dot_sent=dot_sent))
+        events.append(Closed(outcome))
+
+
+_STAGES = {
+    "greeting": "the greeting",
+    "ehlo": "the answer to EHLO",
+    "helo": "the answer to HELO",
+    "starttls": "the answer to STARTTLS",
+    "mail": "the answer to MAIL",
+    "rcpt": "the answer to RCPT",
+    "data": "the answer to DATA",
+    "empty": "the answer to an empty message",
+    "dot": "the answer to the content",
+    "rset": "the answer to RSET",
+    "quit": "the answer to QUIT",
+}
+
+
+def _unsendable(address: str, status: str) -> Reply:
+    if not address.isascii():  # RFC 6531 §3.2: only to a server with SMTPUTF8
+        return Reply(553, "5.6.7", "The address has characters beyond ASCII, which need SMTPUTF8")
+    return Reply(553, status, "The address is not well formed and was not sent to the server")

@@ -1,0 +1,60 @@
+"""Dot-stuffing: content made transparent for DATA (RFC 5321 §4.5.2), at any chunking.
+
+Nothing leaves that a lenient server could take for the end of the message: a CR or LF that is not part of CRLF goes
+out as CRLF (RFC 5321 §2.3.8 forbids sending it as it is), so that a dot which any server could see at the start of a
+line is doubled.  All work is done on whole buffers.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class DotStuffer:
+    """Encodes the content of one message, chunk by chunk.
+
+    ``encode`` each chunk, then ``finish`` once.  The bytes that come out do not depend on where chunks end, except
+    that a CR at the end of one is held back until the next shows what it was.
+    """
+
+    __slots__ = ("_held_cr", "_line_start")
+
+    def __init__(self) -> None:
+        self._line_start = True
+        self._held_cr = False
+
+    def encode(self, chunk: bytes) -> bytes:
+        """A chunk as it goes onto the wire."""
+        if not chunk:
+            return b""
+        if self._held_cr:
+            chunk = b"\r" + chunk
+            self._held_cr = False
+        if chunk.endswith(b"\r"):
+            chunk = chunk[:-1]
+            self._held_cr = True
+            if not chunk:
+                return b""
+        ends = chunk.count(b"\r\n")
+        if ends != chunk.count(b"\n") or ends != chunk.count(b"\r"):
+            chunk = _LINE_END.sub(b"\r\n", chunk)
+        stuffed = chunk.replace(b"\r\n.", b"\r\n..")
+        if self._line_start and chunk.startswith(b"."):
+            stuffed = b"." + stuffed
+        # Every line end in the chunk is now a whole CRLF: none straddles its end.
+        self._line_start = chunk.endswith(b"\n")
+        return stuffed
+
+    def finish(self) -> bytes:
+        """What ends the message: CRLF unless the last line had its own (RFC 5321 §4.1.1.4), then the dot."""
+        if self._held_cr or not self._line_start:
+            return b"\r\n.\r\n"
+        return b".\r\n"
+
+
+def stuff(content: bytes) -> bytes:
+    """A whole message as it goes onto the wire, with the dot that ends it."""
+    stuffer = DotStuffer()
+    return stuffer.encode(content) + stuffer.finish()
