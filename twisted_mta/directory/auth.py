@@ -5,6 +5,8 @@ whom the directory has, so that their customer and their senders are known.  Che
 down never makes a good password a wrong one.
 """
 
+# ruff: noqa: N802, N803, N815 - the names are twisted.cred's
+
 from __future__ import annotations
 
 import hashlib
@@ -70,8 +72,11 @@ class MailRealm:
         return ensureDeferred(self._account(bytes(avatarId).decode()))
 
     async def _account(self, address: str) -> tuple[type[Interface], MailAccount, Any]:
-        user = await self._directory.user(address)
-        customer = await self._directory.customer(user.customer) if user is not None else None
+        try:
+            user = await self._directory.user(address)
+            customer = await self._directory.customer(user.customer) if user is not None else None
+        except MailError as error:
+            raise MailError(_UNAVAILABLE) from error
         if user is None or customer is None:
             raise UnauthorizedLogin
         if user.suspended or customer.suspended:
@@ -173,12 +178,12 @@ class DirectoryChecker:
 
     async def _rehash(self, user: User, password: str) -> User:
         """Store the password under today's parameters; if that fails, the old hash stays and serves."""
-        directory = IDirectoryAdmin(self._directory, None)
-        if directory is None:
+        if not IDirectoryAdmin.providedBy(self._directory):
             return user
+        replace_hash = self._directory.replace_hash
         try:
             new = await self._hasher.hash(password)
-            await self._hasher.run(lambda: directory.replace_hash(user.address, user.password_hash, new))
+            await self._hasher.run(lambda: replace_hash(user.address, user.password_hash, new))
             return await self._directory.user(user.address) or user
         except Exception:
             _log.failure("The password hash of {user} could not be renewed; the old one stays", user=user.address)
@@ -189,8 +194,8 @@ class DirectoryChecker:
 class CheckerChain:
     """Asks several checkers for ``IUsernamePassword`` in turn, until one of them grants.
 
-    When none does and one of them could not tell, the answer is temporary: a checker that is down never makes
-    "unauthorized" of a good password.
+    When none does and one of them could not tell, the answer is a temporary :class:`MailError`, always a 454: a
+    checker that is down never makes "unauthorized" of a good password.
     """
 
     credentialInterfaces = (IUsernamePassword,)
@@ -210,7 +215,7 @@ class CheckerChain:
             except UnauthorizedLogin:
                 continue
             except MailError as error:
-                unavailable = error if error.temporary else MailError(_UNAVAILABLE)
+                unavailable = error if error.reply.code == _UNAVAILABLE.code else MailError(_UNAVAILABLE)
             except Exception:
                 _log.failure("{checker} could not check a password", checker=type(checker).__name__)
                 unavailable = MailError(_UNAVAILABLE)
@@ -227,7 +232,7 @@ def make_portal(
 ) -> Portal:
     """The portal for all who log in: the directory's own passwords first, then ``extra_checkers`` in their order."""
     own = DirectoryChecker(directory, hasher, cache)
-    return Portal(MailRealm(directory), [CheckerChain((own, *extra_checkers)) if extra_checkers else own])
+    return Portal(MailRealm(directory), [CheckerChain((own, *extra_checkers))])
 
 
 def _text(words: bytes | str) -> str | None:
