@@ -1,0 +1,93 @@
+"""A customer's quotas, checked as early as the protocol allows.
+
+What is answered here is advice that spares a client the way to the end of DATA; the transaction that stores the
+message decides, so two sessions that race for the last unit can't both have it.
+"""
+
+from __future__ import annotations
+
+from ..config.settings import Settings
+from ..mail.status import Reply
+from ..queue.interfaces import Charge, IMessageStore, Limits, QuotaExceeded
+from .interfaces import Peer, Policy, Transaction
+from .limits import limits_for
+
+
+class QuotaPolicy(Policy):
+    """Sessions at once of a customer, message size, rates and what is queued, for sessions that have authenticated.
+
+    Sessions are counted from their first MAIL on, in this process; what is kept is one entry for each of them.
+    """
+
+    def __init__(self, store: IMessageStore, settings: Settings) -> None:
+        self._store = store
+        self._sessions: dict[str, str] = {}  # session -> customer it is counted for
+        self._counts: dict[str, int] = {}
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over changed settings."""
+        self._settings = settings
+
+    async def mail(self, peer: Peer, transaction: Transaction) -> Reply | None:
+        """421 4.7.0 for one session too many, 552 5.3.4 for a message too large (RFC 1870 §6.1), else what the store
+        says to a message with one recipient."""
+        account = peer.account
+        if account is None:
+            return None
+        customer = account.customer.name
+        limits = limits_for(self._settings, account.customer)
+        if (refused := self._count(peer.session, customer, limits)) is not None:
+            return refused
+        if limits.message_bytes is not None and transaction.size > limits.message_bytes:
+            return Reply(
+                552,
+                "5.3.4",
+                f"message_bytes: {transaction.size} octets are more than the {limits.message_bytes} that a message"
+                f" of {customer} may have",
+            )
+        return self._would_refuse(customer, limits, transaction, 1)
+
+    async def rcpt(self, peer: Peer, transaction: Transaction, recipient: str, resolution: object) -> Reply | None:
+        """What the store says to one recipient more than the transaction has."""
+        account = peer.account
+        if account is None or not transaction.recipients:
+            return None  # MAIL has asked for the first one
+        limits = limits_for(self._settings, account.customer)
+        return self._would_refuse(account.customer.name, limits, transaction, len(transaction.recipients) + 1)
+
+    def closed(self, peer: Peer) -> None:
+        """The session no longer counts."""
+        self._forget(peer.session)
+
+    def _would_refuse(self, customer: str, limits: Limits, transaction: Transaction, recipients: int) -> Reply | None:
+        charge = Charge(customer=customer, recipients=recipients, bytes=transaction.size, limits=limits)
+        refused: QuotaExceeded | None = self._store.check(charge)
+        return refused.reply if refused is not None else None
+
+    def _count(self, session: str, customer: str, limits: Limits) -> Reply | None:
+        known = self._sessions.get(session)
+        if known == customer:
+            return None
+        if known is not None:
+            self._forget(session)
+        count = self._counts.get(customer, 0)
+        if limits.connections is not None and count >= limits.connections:
+            return Reply(
+                421,
+                "4.7.0",
+                f"connections: {customer} has {count} sessions open, and may have {limits.connections};"
+                " try again when one has ended",
+            )
+        self._sessions[session] = customer
+        self._counts[customer] = count + 1
+        return None
+
+    def _forget(self, session: str) -> None:
+        customer = self._sessions.pop(session, None)
+        if customer is None:
+            return
+        if self._counts[customer] > 1:
+            self._counts[customer] -= 1
+        else:
+            del self._counts[customer]
