@@ -36,10 +36,11 @@ class RawSmtp:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         if implicit_tls:
-            self._wrap()
+            self.handshake()
         self.greeting = self.answer()
 
-    def _wrap(self) -> None:
+    def handshake(self) -> None:
+        """TLS from here on; any certificate will do.  Raises ssl.SSLError or ConnectionError."""
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -86,7 +87,7 @@ class RawSmtp:
         if answer.code != 220:
             return answer
         assert self._buffer == b"", "the server spoke in clear after its 220"
-        self._wrap()
+        self.handshake()
         return self.ehlo()
 
     def auth_plain(self, user: str, password: str) -> Answer:
