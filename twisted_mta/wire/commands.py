@@ -1,0 +1,303 @@
+"""SMTP commands as a server reads them: one value for each, and the parsers that make them.  Sans-I/O.
+
+Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from ..mail.address import AddressError, canonical
+from ..mail.envelope import Body
+from ..mail.status import MailError, Reply, printable
+
+POSTMASTER = "postmaster"
+"""The one recipient that needs no domain (RFC 5321 §4.1.1.3)."""
+
+
+class CommandError(MailError):
+    """A command is not well formed; ``reply`` says how."""
+
+
+class Command(msgspec.Struct, frozen=True, gc=False):
+    """What :class:`~.server.ServerConnection` gives for a line: to be answered before the next one is given."""
+
+
+class Connect(Command, frozen=True, gc=False):
+    """The connection itself, to be answered with the greeting, or a refusal (RFC 5321 §3.1)."""
+
+
+class Hello(Command, frozen=True, gc=False):
+    """HELO, or EHLO if ``extended``.  ``name`` is printable ASCII without spaces, and whatever the client likes."""
+
+    name: str
+    extended: bool
+
+
+class Mail(Command, frozen=True):
+    """MAIL.  ``sender`` is canonical, "" for the null sender; ``size`` is 0 if not declared; ``params`` are the
+    parameters as given, names in upper case."""
+
+    sender: str
+    size: int
+    body: Body
+    params: dict[str, str]
+
+
+class Rcpt(Command, frozen=True, gc=False):
+    """RCPT.  ``recipient`` is canonical, or :data:`POSTMASTER`.  ``routed``: it came with a source route, of which
+    only the last mailbox is left (RFC 5321 §4.1.1.3 and appendix C)."""
+
+    recipient: str
+    routed: bool
+
+
+class Data(Command, frozen=True, gc=False):
+    """DATA, to be answered with 354 or a refusal."""
+
+
+class Reset(Command, frozen=True, gc=False):
+    """RSET."""
+
+
+class Noop(Command, frozen=True, gc=False):
+    """NOOP."""
+
+
+class Quit(Command, frozen=True, gc=False):
+    """QUIT."""
+
+
+class Verify(Command, frozen=True, gc=False):
+    """VRFY."""
+
+
+class Expand(Command, frozen=True, gc=False):
+    """EXPN."""
+
+
+class Help(Command, frozen=True, gc=False):
+    """HELP."""
+
+
+class StartTls(Command, frozen=True, gc=False):
+    """STARTTLS, with nothing behind it; after 220 the handshake follows."""
+
+
+class Auth(Command, frozen=True, gc=False):
+    """AUTH.  ``mechanism`` is in upper case, ``initial`` the initial response as it came, still encoded."""
+
+    mechanism: str
+    initial: bytes | None
+
+
+class AuthResponse(Command, frozen=True, gc=False):
+    """A line that follows a 334, still encoded."""
+
+    line: bytes
+
+
+class Refused(Command, frozen=True, gc=False):
+    """A line that is to be answered with ``reply`` and does nothing; ``verb`` is its command, "" if it has none.
+    A 421 ends the session."""
+
+    verb: str
+    reply: Reply
+
+
+class Content(Command, frozen=True, gc=False):
+    """A piece of the content of a message, without stuffed dots.  The only event that is not answered."""
+
+    data: bytes
+
+
+class ContentEnd(Command, frozen=True, gc=False):
+    """The content is complete with ``data``.  ``flaw`` is the refusal that the content itself calls for.
+    ``eight_bit``: it is not pure ASCII.  ``lost``: the client went on far beyond every limit, no end was found, and
+    the session is to be ended."""
+
+    data: bytes
+    flaw: Reply | None
+    eight_bit: bool
+    lost: bool = False
+
+
+# One path (RFC 5321 §4.1.2).  Possessive repeats: no input makes this go back and forth.
+_PATH = r'<((?:[^<>"\\ \t]++|"(?:[^"\\]|\\.)*+")*+)>(?:[ \t]+(.*))?'
+_FROM = re.compile(rf"FROM:[ \t]*+{_PATH}", re.IGNORECASE)
+_TO = re.compile(rf"TO:[ \t]*+{_PATH}", re.IGNORECASE)
+_HOP = r"@(?:[A-Za-z0-9._-]++|\[[^\[\]]*+\])"
+_ROUTE = re.compile(rf"{_HOP}(?:,{_HOP})*+:(?=.)")
+_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]+))?")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
+_DIGITS = re.compile(r"[0-9]{1,20}")
+_MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}")
+_NAME = re.compile(r"[!-~]{1,255}")
+
+_SYNTAX_FROM = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
+_SYNTAX_TO = Reply(501, "5.5.4", "Syntax: RCPT TO:<address> [parameters]")
+_NO_ARGUMENT = Reply(501, "5.5.4", "This command takes no argument")
+_DATA, _RESET, _NOOP, _QUIT, _HELP = Data(), Reset(), Noop(), Quit(), Help()
+_VERIFY, _EXPAND, _START_TLS = Verify(), Expand(), StartTls()
+_NO_PARAMS: dict[str, str] = {}
+
+
+def _size(value: str) -> None:
+    if not _DIGITS.fullmatch(value):
+        raise CommandError(Reply(501, "5.5.4", "SIZE= wants a number of at most 20 digits"))
+
+
+def _body(value: str) -> None:
+    if value.upper() not in ("7BIT", "8BITMIME"):
+        raise CommandError(Reply(501, "5.5.4", "BODY= is 7BIT or 8BITMIME"))
+
+
+def _auth_sender(value: str) -> None:
+    if value != "<>" and not _XTEXT.fullmatch(value):
+        raise CommandError(Reply(501, "5.5.4", "AUTH= wants an address in xtext, or <>"))
+
+
+_MAIL_PARAMS: dict[str, Callable[[str], None]] = {"SIZE": _size, "BODY": _body, "AUTH": _auth_sender}
+_RCPT_PARAMS: dict[str, Callable[[str], None]] = {}
+
+
+def _params(text: str, known: dict[str, Callable[[str], None]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in text.split():
+        match = _PARAM.fullmatch(word)
+        if match is None:
+            raise CommandError(Reply(501, "5.5.4", f"{printable(word, 40)}: this is not a parameter"))
+        name, value = match[1].upper(), match[2] or ""
+        check = known.get(name)
+        if check is None:  # RFC 5321 §4.1.1.11
+            raise CommandError(Reply(555, "5.5.4", f"{printable(name, 40)}: this parameter is not supported"))
+        if name in found:
+            raise CommandError(Reply(501, "5.5.4", f"{name}: this parameter is given twice"))
+        check(value)
+        found[name] = value
+    return found
+
+
+def _mailbox(path: str, enhanced: str) -> str:
+    try:
+        return canonical(path)
+    except AddressError as error:
+        raise CommandError(Reply(error.reply.code, enhanced or error.reply.enhanced, error.reply.text)) from None
+
+
+def _unrouted(path: str) -> tuple[str, bool]:
+    """A path without its source route, and whether it had one."""
+    if path.startswith("@"):
+        route = _ROUTE.match(path)
+        if route is None:
+            raise CommandError(Reply(501, "5.1.3", "The source route is not well formed"))
+        return path[route.end() :], True
+    return path, False
+
+
+def mail(argument: str) -> Mail:
+    """MAIL's argument.  A space after the colon is let pass: RFC 5321 §3.3 forbids it, and printers send it."""
+    match = _FROM.fullmatch(argument)
+    if match is None:
+        raise CommandError(_SYNTAX_FROM)
+    path, rest = match.groups()
+    if path.startswith("@"):
+        path = _unrouted(path)[0]
+    sender = _mailbox(path, "5.1.7") if path else ""
+    if not rest:
+        return Mail(sender, 0, "7BIT", _NO_PARAMS)
+    params = _params(rest, _MAIL_PARAMS)
+    body: Body = "8BITMIME" if params.get("BODY", "").upper() == "8BITMIME" else "7BIT"
+    return Mail(sender, int(params.get("SIZE", "0")), body, params)
+
+
+def rcpt(argument: str) -> Rcpt:
+    """RCPT's argument."""
+    match = _TO.fullmatch(argument)
+    if match is None:
+        raise CommandError(_SYNTAX_TO)
+    path, rest = match.groups()
+    routed = False
+    if path.startswith("@"):
+        path, routed = _unrouted(path)
+    if rest:
+        _params(rest, _RCPT_PARAMS)
+    if path.lower() == POSTMASTER:
+        return Rcpt(POSTMASTER, routed)
+    if not path:
+        raise CommandError(Reply(501, "5.1.3", "The null address is for senders only"))
+    return Rcpt(_mailbox(path, ""), routed)
+
+
+def hello(argument: str, extended: bool) -> Hello:
+    """HELO's or EHLO's argument: RFC 5321 §4.1.4 forbids to insist on a true name, so any printable word will do."""
+    if not _NAME.fullmatch(argument):
+        raise CommandError(Reply(501, "5.5.4", f"Syntax: {'EHLO' if extended else 'HELO'} hostname"))
+    return Hello(argument, extended)
+
+
+def auth(argument: str) -> Auth:
+    """AUTH's argument (RFC 4954 §4)."""
+    mechanism, _, initial = argument.partition(" ")
+    mechanism = mechanism.upper()
+    if not _MECHANISM.fullmatch(mechanism) or " " in initial:
+        raise CommandError(Reply(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]"))
+    return Auth(mechanism, initial.encode("ascii") if initial else None)
+
+
+def _bare(command: Command) -> Callable[[str], Command]:
+    def parse(argument: str) -> Command:
+        if argument:
+            raise CommandError(_NO_ARGUMENT)
+        return command
+
+    return parse
+
+
+def _with_word(command: Command, verb: str) -> Callable[[str], Command]:
+    def parse(argument: str) -> Command:
+        if not argument:
+            raise CommandError(Reply(501, "5.5.4", f"Syntax: {verb} name"))
+        return command
+
+    return parse
+
+
+def _whatever(command: Command) -> Callable[[str], Command]:
+    return lambda argument: command
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """A command's name, its parser, and the longest line it may come in, CRLF included."""
+
+    name: str
+    parse: Callable[[str], Command]
+    limit: int = 512  # RFC 5321 §4.5.3.1.4
+
+
+MAIL_LIMIT = 512 + 26 + 17 + 500
+"""RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500."""
+AUTH_LIMIT = 12288
+"""RFC 4954 §4."""
+
+VERBS: dict[bytes, Verb] = {
+    verb.name.encode("ascii"): verb
+    for verb in (
+        Verb("HELO", lambda argument: hello(argument, False)),
+        Verb("EHLO", lambda argument: hello(argument, True)),
+        Verb("MAIL", mail, MAIL_LIMIT),
+        Verb("RCPT", rcpt),
+        Verb("DATA", _bare(_DATA)),
+        Verb("RSET", _bare(_RESET)),
+        Verb("NOOP", _whatever(_NOOP)),
+        Verb("QUIT", _bare(_QUIT)),
+        Verb("VRFY", _with_word(_VERIFY, "VRFY")),
+        Verb("EXPN", _with_word(_EXPAND, "EXPN")),
+        Verb("HELP", _whatever(_HELP)),
+        Verb("STARTTLS", _bare(_START_TLS)),
+        Verb("AUTH", auth, AUTH_LIMIT),
+    )
+}

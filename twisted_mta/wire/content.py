@@ -1,0 +1,113 @@
+"""The content after DATA: where it ends, what is in it, and whether it may be taken.  Sans-I/O.
+
+Source: RFC 5321 §4.1.1.4 (DATA), §4.5.2 (transparency), §4.5.3.1.6 (line length), §2.3.8 (only CRLF ends a line),
+RFC 1870 §6.3 (too large).  Whole buffers are searched at C's speed; there is no loop over lines.
+
+Only CRLF.CRLF ends the content.  What others once took for an end as well (SMTP smuggling: CVE-2023-51764 and its
+kin) is a CR or LF outside CRLF, and a message with one is refused, or mended if so set; in neither case does it end.
+"""
+
+from __future__ import annotations
+
+from ..mail.status import Reply
+
+END = b"\r\n.\r\n"
+MAX_LINE = 1000
+"""Octets of a text line with its CRLF, without a stuffed dot (RFC 5321 §4.5.3.1.6)."""
+SLACK = 1 << 16
+"""Octets by which a client may pass twice the size limit before it is cut off."""
+
+BARE_NEWLINE = Reply(550, "5.5.2", "The message has a CR or LF that is not part of CRLF: end lines with CRLF")
+NUL = Reply(550, "5.5.2", "The message has a NUL octet: encode binary parts in base64")
+LONG_LINE = Reply(554, "5.5.2", "The message has a line of more than 998 octets: fold it, or encode it")
+
+_HEADS = tuple((END[:length], length) for length in (4, 3, 2, 1))
+
+
+def too_large(limit: int) -> Reply:
+    """The refusal of a message that is larger than ``limit`` octets (RFC 1870 §6.1)."""
+    return Reply(552, "5.3.4", f"The message is larger than {limit} octets")
+
+
+class ContentDecoder:
+    """Takes the octets after 354 in any pieces; gives the content without stuffed dots, and finds its end.
+
+    ``limit``: octets that the content may have.  ``replace``: store CRLF for a CR or LF that stands alone instead of
+    refusing the message.  Once ``flaw`` (the refusal to give at the end) is set, nothing more is given out, but the
+    end is still looked for, so that the dialogue stays in step.  ``size`` counts the octets of the content so far,
+    ``eight_bit`` is whether one of them was beyond ASCII.  Holds no more than four octets between calls.
+    """
+
+    __slots__ = ("_held", "_limit", "_line", "_replace", "_started", "eight_bit", "flaw", "size")
+
+    def __init__(self, limit: int, replace: bool = False) -> None:
+        self._held = b"\r\n"  # as if a line had ended: then a dot in the first line needs no case of its own
+        self._started = False
+        self._line = 0
+        self._limit = limit
+        self._replace = replace
+        self.flaw: Reply | None = None
+        self.eight_bit = False
+        self.size = 0
+
+    @property
+    def overrun(self) -> bool:
+        """Whether so much was sent beyond the limit that it is not worth waiting for the end."""
+        return self.size > 2 * self._limit + SLACK
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take ``data``; (content, rest).  ``rest`` is None until the end is found, then what follows it."""
+        buffer = self._held + data
+        end = buffer.find(END)
+        if end >= 0:
+            rest: bytes | None = buffer[end + 5 :]
+            text = buffer[: end + 2]
+        else:
+            rest = None
+            text, self._held = buffer, b""
+            for head, length in _HEADS:
+                if buffer.endswith(head):
+                    text, self._held = buffer[:-length], head
+                    break
+        return (self._decode(text) if text else b""), rest
+
+    def _decode(self, text: bytes) -> bytes:
+        crlf = text.count(b"\r\n")
+        bare = text.count(b"\n") != crlf or text.count(b"\r") != crlf
+        text = text.replace(b"\r\n.", b"\r\n")
+        if not self._started:
+            self._started = True
+            text = text[2:]
+        if bare and self._replace:
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+            bare = False
+        self.size += len(text)
+        if self.flaw is None:
+            if bare:
+                self.flaw = BARE_NEWLINE
+            elif b"\0" in text:
+                self.flaw = NUL
+            elif self._too_long(text):
+                self.flaw = LONG_LINE
+            elif self.size > self._limit:
+                self.flaw = too_large(self._limit)
+        if self.flaw is not None:
+            return b""
+        if not self.eight_bit and not text.isascii():
+            self.eight_bit = True
+        return text
+
+    def _too_long(self, text: bytes) -> bool:
+        """Whether a line of ``text`` is too long; ``_line`` is how much of its first line came before."""
+        # Lines that end together within MAX_LINE octets of a line's start are all short enough: go by such leaps.
+        size, start, before = len(text), 0, self._line
+        while start < size:
+            last = text.rfind(b"\r\n", start, start + MAX_LINE - before)
+            if last < 0:
+                before += size - start
+                if before > MAX_LINE - 2:
+                    return True
+                break
+            start, before = last + 2, 0
+        self._line = before
+        return False
