@@ -1,0 +1,65 @@
+"""Listening sockets: bound while we are root, told apart by family, with errors that name the port and the mend."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from typing import Any
+
+from twisted.internet.interfaces import IListeningPort, IReactorSocket
+from twisted.internet.protocol import ServerFactory
+
+BACKLOG = 1024
+"""Connections that wait to be accepted; the kernel may hold fewer (net.core.somaxconn)."""
+
+
+class BindError(Exception):
+    """An address and port could not be bound; its text names both and says how to mend it."""
+
+
+def bind(address: str, port: int, backlog: int = BACKLOG) -> socket.socket:
+    """A TCP socket that listens on ``address`` and ``port``; the caller owns and closes it.
+
+    "::" takes IPv6 alone, so that "0.0.0.0" may stand beside it (Twisted's own ``listenTCP`` leaves that to the
+    system, where one of the two fails).  Raises :class:`BindError`.
+    """
+    family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+    sock = None
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(socket.getaddrinfo(address, port, family, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)[0][4])
+        sock.listen(backlog)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        place = f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
+        raise BindError(f"{place} cannot be listened on: {_why(error, port)}") from error
+    return sock
+
+
+def _why(error: OSError, port: int) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM) and port < 1024:
+        return (
+            f"ports below 1024 need root or CAP_NET_BIND_SERVICE, and this is uid {os.geteuid()}; "
+            "start it as root with user = set, or use conf/systemd/twisted-mta.service"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return f'another program has it, and "ss -ltnp sport = :{port}" names it; stop that one, or choose another port'
+    if error.errno == errno.EADDRNOTAVAIL:
+        return 'this machine has no such address; "ip address" lists those it has'
+    if error.errno == errno.EAFNOSUPPORT:
+        return "this machine has no IPv6; leave the IPv6 addresses out"
+    return error.strerror or str(error)
+
+
+def adopt(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory[Any]) -> IListeningPort:
+    """Serves ``factory`` on a socket of :func:`bind`; the port owns it from now on, and ``sock`` is closed."""
+    try:
+        return reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+    finally:
+        sock.close()

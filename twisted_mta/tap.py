@@ -1,0 +1,66 @@
+"""``twistd mta``: its options, and from them the service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from . import config
+
+EX_CONFIG = 78
+"""The exit status of a configuration that must not be used (sysexits.h); the systemd unit does not restart after it."""
+
+
+class Options(usage.Options):
+    """The options behind ``twistd mta``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serves mail: takes it in by SMTP, keeps it in a durable queue, delivers it to mailboxes and relays it. "
+        "With no file at all it serves loopback on ports 2525, 2587 (submission) and 2465 (submission, TLS), shows "
+        "metrics on 8025, keeps its state under ./var and makes its own certificate. "
+        "SIGHUP reloads the file and the certificates, SIGUSR1 reopens the event log. "
+        'Give "--nodaemon" before "mta" to stay in the foreground; "mta check" says what is wrong with a file.'
+    )
+    optParameters = [  # noqa: N815 - Twisted's name
+        ["config", "c", None, "The TOML file with the settings.  Default: $MTA_CONFIG; without that, no file."],
+    ]
+    compData = usage.Completions(  # type: ignore[no-untyped-call]  # noqa: N815 - Twisted's name
+        optActions={"config": usage.CompleteFiles("*.toml", descr="settings")}  # type: ignore[no-untyped-call]
+    )
+
+    @property
+    def config_path(self) -> str | None:
+        """The file to read: what the option says, else $MTA_CONFIG, else none.  An empty name is none."""
+        return self["config"] or os.environ.get("MTA_CONFIG") or None
+
+
+def makeService(options: Options) -> IService:  # noqa: N802 - Twisted's name
+    """The whole service, not yet started; nothing is opened or bound here, for twistd forks after this.
+
+    A configuration that must not be used ends the process with status 78 and its errors on standard error: twistd
+    would show a traceback for anything raised.
+    """
+    path = options.config_path
+    try:
+        settings, warnings = config.load_checked(path)
+    except config.ConfigError as error:
+        _give_up(error)
+    for warning in warnings:
+        print(warning, file=sys.stderr)  # noqa: T201 - nothing logs yet, and whoever starts it should see this
+    from .service import make_service  # the options alone, as in "twistd --help", need none of it
+
+    # twistd changes its folder before it starts the service; a reload must find the same file again.
+    return make_service(settings, str(Path(path).absolute()) if path else None)
+
+
+def _give_up(error: config.ConfigError) -> NoReturn:
+    number = len(error.problems)
+    noun = "error" if number == 1 else f"{number} errors"
+    sys.stderr.write(f"{error}\ntwistd mta: not started for {noun} in the settings\n")
+    raise SystemExit(EX_CONFIG)
