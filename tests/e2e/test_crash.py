@@ -74,7 +74,7 @@ def arrivals(sink: SmtpSink) -> dict[str, list[float]]:
     """When each tag arrived at the sink, earliest first."""
     found = collections.defaultdict(list)
     for path in sink.messages_dir.iterdir():
-        tag = re.search(rb"^X-Tag: (\S+)", path.read_bytes(), re.M)
+        tag = re.search(rb"^X-Tag: (\S+)", path.read_bytes(), re.MULTILINE)
         if tag:
             found[tag.group(1).decode()].append(path.stat().st_mtime)
     return {tag: sorted(times) for tag, times in found.items()}
