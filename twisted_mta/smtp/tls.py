@@ -1,4 +1,4 @@
-"""TLS contexts for both directions, and the certificate we make when the operator has none.
+"""TLS contexts for both directions.
 
 Cipher policy: TLS 1.2 at least (RFC 8997), forward secrecy always (RFC 9325 §4.1), AEAD before CBC, nothing of NULL,
 anonymous, export, RC4, 3DES, PSK or DSS.  CBC stays because on port 25 the alternative to an old cipher is clear text
@@ -8,27 +8,20 @@ that a client's session costs no memory here once it is closed.
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
-import os
-from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!eNULL:!PSK:!SRP:!DSS:!MD5"
 _MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
-_YEARS = 10
 
 
 class TlsError(Exception):
-    """A certificate or key can't be used; the words are for the operator and name the file."""
+    """A certificate or key can't be used; the words are for the operator."""
 
 
 def _context(method: int, minimum: str) -> SSL.Context:
@@ -42,43 +35,40 @@ def _context(method: int, minimum: str) -> SSL.Context:
     return context
 
 
-def server_context(certificate: str, key: str, minimum: str = "1.2") -> SSL.Context:
-    """A context that shows ``certificate`` (a PEM file with its chain) and has the private ``key`` (a PEM file).
+def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.Context:
+    """A context that shows ``certificate`` (PEM, our own first, then its chain) and has the private ``key`` (PEM).
 
-    Raises :class:`TlsError` when a file can't be read or is not what it should be, or the two do not match.
+    Raises :class:`TlsError` when one is not what it should be, or the two do not match.
     """
     context = _context(SSL.TLS_SERVER_METHOD, minimum)
-    for path, what, use in (
-        (certificate, "certificate", context.use_certificate_chain_file),
-        (key, "private key", context.use_privatekey_file),
-    ):
-        try:
-            Path(path).open("rb").close()
-            use(path)
-        except OSError as error:
-            raise TlsError(f"{path}: the {what} cannot be read: {error.strerror}") from None
-        except SSL.Error:
-            matching = " that matches the certificate" if what == "private key" else ""
-            raise TlsError(f"{path}: this is not a {what} in PEM{matching}") from None
     try:
+        chain = [crypto.X509.from_cryptography(one) for one in x509.load_pem_x509_certificates(certificate)]
+        private = crypto.load_privatekey(crypto.FILETYPE_PEM, key)
+    except (ValueError, TypeError, crypto.Error):
+        raise TlsError("the certificate or its key is not valid PEM") from None
+    try:
+        context.use_certificate(chain[0])
+        for signer in chain[1:]:
+            context.add_extra_chain_cert(signer)
+        context.use_privatekey(private)
         context.check_privatekey()
     except SSL.Error:
-        raise TlsError(f"{key}: the private key does not match the certificate {certificate}") from None
+        raise TlsError("the private key does not match the certificate") from None
     return context
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
-    """What the server shows in a handshake; :meth:`load` changes it in place.
+    """What the server shows in a handshake, both as PEM; :meth:`load` changes it in place.
 
     ``minimum`` is "1.2" or "1.3".  Give it to ``startTLS`` or ``TLSMemoryBIOFactory``.  Raises :class:`TlsError`.
     """
 
-    def __init__(self, certificate: str, key: str, minimum: str = "1.2") -> None:
+    def __init__(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> None:
         self._context = server_context(certificate, key, minimum)
 
-    def load(self, certificate: str, key: str, minimum: str = "1.2") -> None:
-        """Show another certificate, or the same files read again, to connections from now on.
+    def load(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> None:
+        """Show another certificate to connections from now on.
 
         Sessions that exist are not touched.  Raises :class:`TlsError`; then the old one stays in use.
         """
@@ -124,51 +114,6 @@ def tls_facts(connection: object) -> str:
     if not isinstance(connection, SSL.Connection):
         return "TLS"
     return f"{connection.get_protocol_version_name()} {connection.get_cipher_name() or ''}".rstrip()
-
-
-def self_signed(folder: str | os.PathLike[str], hostname: str) -> tuple[str, str]:
-    """Paths of a certificate for ``hostname`` and its key in ``folder``, made there unless they exist.
-
-    For sessions in which nobody verifies: better than clear text (RFC 7435).  The key is readable by its owner only.
-    Raises OSError.
-    """
-    certificate, key = Path(folder, f"{hostname}.pem"), Path(folder, f"{hostname}.key")
-    if not (certificate.exists() and key.exists()):
-        Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-        key_pem, certificate_pem = _make_certificate(hostname)
-        for path, content in ((key, key_pem), (certificate, certificate_pem)):
-            # The key first, the certificate last and in one step: whoever sees both can use them.
-            part = path.with_name(f".{path.name}.{os.getpid()}")
-            part.unlink(missing_ok=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-    return str(certificate), str(key)
-
-
-def _make_certificate(hostname: str) -> tuple[bytes, bytes]:
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostname[:64])])
-    now = datetime.datetime.now(datetime.UTC)
-    alternative = x509.IPAddress(ipaddress.ip_address(hostname)) if _is_address(hostname) else x509.DNSName(hostname)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
-        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
-    key_pem = private.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key_pem, certificate.public_bytes(encoding)
 
 
 def _is_address(host: str) -> bool:
