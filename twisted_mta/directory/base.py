@@ -42,7 +42,7 @@ class BaseDirectory(abc.ABC):
         """Run ``write`` in a transaction: committed and synced when this returns, undone if it raises.  ``write`` may
         be called more than once."""
 
-    def configure(self, settings: Local) -> None:
+    def reconfigure(self, settings: Local) -> None:
         """Take over the ``[local]`` table of settings that have changed.  Raises ValueError for a bad domain."""
         self._locality = lookup.Locality.of(settings)
 

@@ -135,7 +135,7 @@ def entries(view: View, kind: str, customer: str = "") -> list[Any]:
         prefix = owned_key(customer, kind)
         keys = (key[len(prefix) :] for key in view.owned(prefix))
         found = [record for key in keys if (record := view.get(record_type, key)) is not None]
-    return sorted(found, key=_name)
+    return sorted(found, key=lambda record: _name(record).lower())
 
 
 def _kind(kind: str) -> type[Any]:

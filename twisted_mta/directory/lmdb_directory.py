@@ -101,9 +101,9 @@ class LmdbDirectory(BaseDirectory):
         """Close the environment; look-ups fail from now on, for a time."""
         self._env.close()
 
-    def configure(self, settings: Local) -> None:
+    def reconfigure(self, settings: Local) -> None:
         """See :class:`~.base.BaseDirectory`."""
-        super().configure(settings)
+        super().reconfigure(settings)
         self._generation = -1
 
     # Look-ups that answer from memory while nothing has changed

@@ -25,9 +25,9 @@ class AccessPolicy(Policy):
 
     def __init__(self, directory: IDirectory, settings: Settings) -> None:
         self._directory = directory
-        self.configure(settings)
+        self.reconfigure(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._settings = settings
 

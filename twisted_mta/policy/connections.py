@@ -18,9 +18,9 @@ class ConnectionPolicy(Policy):
     def __init__(self, settings: Settings) -> None:
         self._counts: dict[str, int] = {}
         self._sites: dict[str, str] = {}  # of each session that is counted
-        self.configure(settings)
+        self.reconfigure(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings; sessions that are open stay counted, and stay as they are."""
         self._relaying = Networks(settings.relay.networks)
         self._limit = settings.smtp.connections_per_address

@@ -23,9 +23,9 @@ class QuotaPolicy(Policy):
         self._store = store
         self._sessions: dict[str, str] = {}  # session -> customer it is counted for
         self._counts: dict[str, int] = {}
-        self.configure(settings)
+        self.reconfigure(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._settings = settings
 

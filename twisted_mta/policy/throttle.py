@@ -45,9 +45,9 @@ class AuthThrottle:
         self._pairs = _Counts(entries)
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._entries = entries
-        self.configure(settings)
+        self.reconfigure(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._delay = settings.smtp.auth_delay
         self._attempts = settings.smtp.auth_attempts
