@@ -1,0 +1,172 @@
+"""Brings what is due from the store into the active queue, a page at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..mail.envelope import Delivery
+from ..mail.status import MailError
+from ..queue.interfaces import Claim, IMessageStore
+from .active import ActiveQueue
+from .lanes import Destination, WaitingLane
+from .retry import RetryPolicy
+
+LANES = 500
+"""Due lanes asked for at once, beyond those that are known to be due."""
+
+MOST_LANES = 20_000
+"""Due lanes asked for at most."""
+
+CLAIMS = 100
+"""Claims under way at once."""
+
+HELD = 600.0
+"""Seconds for which a delivery that is due in the store, but in memory already, is armed again."""
+
+
+class Claims:
+    """Knows which lanes are due, and claims from them as their destinations have room.
+
+    A lane that is due and was not claimed dry is "hungry" at its destination; a destination that has hungry lanes and
+    an appetite waits in ``_hungry`` for its claim.  ``generation`` is kept by the scheduler.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: IMessageStore,
+        active: ActiveQueue,
+        retry: RetryPolicy,
+        clock: IReactorTime,
+        arrived: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._active = active
+        self._clock = clock
+        self._arrived = arrived
+        self._hungry: deque[Destination] = deque()
+        self._due = 0
+        self.retry = retry
+        self.generation = 0
+        self.outstanding = 0
+        self.halted = False
+
+    def poll(self, now: float) -> None:
+        """Ask the store what is due."""
+        if self.halted:
+            return
+        due = self._store.next_due()
+        if due is None or due > now:
+            return
+        # Lanes known to be due come first in the answer as long as they wait: look behind them.
+        for key in self._store.due(now, min(LANES + self._due, MOST_LANES)):
+            destination = self._active.destination(key.destination)
+            self._is_due(destination.lane(key.customer))
+            self._wants(destination)
+        self.feed()
+
+    def left(self, destination: Destination) -> None:
+        """An entry of a destination left its lane: there may be room for more."""
+        if destination.hungry:
+            self._wants(destination)
+            self.feed()
+
+    def feed(self) -> None:
+        """Begin the claims there is room for."""
+        now = self._clock.seconds()
+        hungry = self._hungry
+        while hungry and self.outstanding < CLAIMS and not self.halted:
+            destination = hungry.popleft()
+            destination.hungry_queued = False
+            if not destination.hungry:
+                continue
+            count = self._active.appetite(destination, now)
+            if count > 0:
+                self._claim(destination.hungry.popleft(), count, now)
+                self._wants(destination)
+
+    def _wants(self, destination: Destination) -> None:
+        if destination.hungry and not destination.hungry_queued:
+            destination.hungry_queued = True
+            self._hungry.append(destination)
+
+    def _is_due(self, lane: WaitingLane) -> None:
+        if not lane.due:
+            lane.due = True
+            self._due += 1
+            if not lane.claiming:
+                lane.destination.hungry.append(lane)
+
+    def _claim(self, lane: WaitingLane, count: int, now: float) -> None:
+        lane.due = False
+        self._due -= 1
+        lane.claiming = True
+        lane.destination.claimed += count
+        self._active.claimed += count
+        self.outstanding += 1
+        entries = self._active.entries
+        here: set[tuple[str, str]] = set()
+
+        def rearm(delivery: Delivery) -> float:
+            key = (delivery.id, delivery.destination)
+            if key in entries:  # in memory for long, under way or waiting: it must not be taken twice
+                here.add(key)
+                return now + HELD
+            return self.retry.armed(delivery.attempts + 1, now)
+
+        try:
+            claimed = self._store.claim(lane.key, now, count, rearm)
+        except Exception:
+            self._refused(Failure(), lane, count)  # type: ignore[no-untyped-call]
+            return
+        claimed.addCallback(self._got, lane, count, here)
+        claimed.addErrback(self._refused, lane, count)
+
+    def _got(self, claims: list[Claim], lane: WaitingLane, count: int, here: set[tuple[str, str]]) -> None:
+        active = self._active
+        room = active.memory
+        taken = 0
+        for claim in claims:
+            delivery = claim.delivery
+            key = (delivery.id, delivery.destination)
+            if key in here or key in active.entries:
+                continue
+            content = claim.content
+            octets = len(content) if content is not None else 0
+            if active.octets + octets > room:
+                content, octets = None, 0
+            active.admit(claim.message, delivery, content, lane, fresh=False, generation=self.generation, octets=octets)
+            taken += 1
+        self._over(lane, count - taken)
+        if len(claims) >= count:
+            self._is_due(lane)
+        elif lane.due:  # said to be due again while it was claimed
+            lane.destination.hungry.append(lane)
+        self._wants(lane.destination)
+        active.may_be_empty(lane)
+        self._arrived()
+        self.feed()
+
+    def _refused(self, failure: Failure, lane: WaitingLane, count: int) -> None:
+        """The next poll finds the lane due again."""
+        if not isinstance(failure.value, MailError):
+            self._log.failure("claiming from {lane} failed", failure, lane=lane.key)
+        else:
+            self._log.warn("can't claim what is due: {reason}", reason=failure.getErrorMessage())
+        self._over(lane, count)
+        if lane.due:
+            lane.destination.hungry.append(lane)
+        self._active.may_be_empty(lane)
+        self._arrived()
+
+    def _over(self, lane: WaitingLane, unused: int) -> None:
+        self.outstanding -= 1
+        lane.claiming = False
+        lane.destination.claimed -= unused
+        self._active.claimed -= unused

@@ -1,0 +1,199 @@
+"""From the end of an attempt to its settlement: reports are made, events gathered, the last recipient noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..config.settings import Settings
+from ..mail.envelope import Delivery
+from ..mail.events import AnyEvent, Done, HistoryEvent
+from ..queue.interfaces import CHUNK, IMessageStore, NewMessage, Settlement
+from ..report.reporter import Reporter
+from .interfaces import Result
+from .lanes import Entry
+from .reroute import Rerouted
+from .retry import RetryPolicy
+from .settlement import Verdict, bounced, judge
+from .settler import Ended, Settler
+
+
+class Conclusions:
+    """Turns what came of an entry into a settlement, with its reports, and hands it to the settler."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: IMessageStore,
+        reporter: Reporter,
+        clock: IReactorTime,
+        settler: Settler,
+        retry: RetryPolicy,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._reporter = reporter
+        self._clock = clock
+        self._settler = settler
+        self._ending: set[tuple[str, str]] = set()
+        self.reconfigure(retry, settings)
+
+    def reconfigure(self, retry: RetryPolicy, settings: Settings) -> None:
+        """Take over changed settings."""
+        self._retry = retry
+        self._delay_warning = settings.queue.delay_warning
+
+    def attempted(self, entry: Entry, results: Sequence[Result], now: float, not_before: float = 0.0) -> None:
+        """An attempt ended with these results, one for each recipient."""
+        verdict = judge(
+            entry.message,
+            entry.delivery,
+            results,
+            began=entry.started,
+            now=now,
+            retry=self._retry,
+            delay_warning=self._delay_warning,
+            not_before=not_before,
+        )
+        remaining = () if verdict.remaining is None else (verdict.remaining,)
+        self._conclude(entry, verdict, remaining, verdict.events, now)
+
+    def reroute(self, entry: Entry, rerouted: Rerouted, now: float) -> None:
+        """There was no attempt: the recipients go elsewhere now, or nowhere."""
+        results = [Result(recipient=recipient, reply=reply) for recipient, reply in rerouted.refused]
+        verdict = judge(
+            entry.message,
+            entry.delivery,
+            results,
+            began=now,
+            now=now,
+            retry=self._retry,
+            delay_warning=0,
+        )
+        self._conclude(entry, verdict, rerouted.deliveries, (rerouted.event, *verdict.events), now)
+
+    def settled(self, entry: Entry) -> None:
+        """An entry's settlement is committed."""
+        if not entry.only:
+            self._ending.discard((entry.delivery.id, entry.delivery.destination))
+
+    def _conclude(
+        self,
+        entry: Entry,
+        verdict: Verdict,
+        remaining: tuple[Delivery, ...],
+        events: tuple[HistoryEvent, ...],
+        now: float,
+    ) -> None:
+        if not verdict.failed and not verdict.warn:
+            self._settle(entry, remaining, events, events, (), now)
+            return
+        reporting = Deferred.fromCoroutine(self._report(entry, verdict, remaining, events, now))
+        reporting.addErrback(self._unreported, entry, verdict, remaining, events, now)
+
+    async def _report(
+        self,
+        entry: Entry,
+        verdict: Verdict,
+        remaining: tuple[Delivery, ...],
+        events: tuple[HistoryEvent, ...],
+        now: float,
+    ) -> None:
+        message, delivery = entry.message, entry.delivery
+        head = await self._head(entry)
+        story = list(events)
+        told: list[AnyEvent] = list(events)
+        reports: list[tuple[NewMessage, bytes]] = []
+        if verdict.failed:
+            failures = [failure for _, failure in verdict.failed]
+            made = await self._reporter.report("failed", message, delivery.customer, failures, head)
+            ends = [
+                bounced(message, delivery, result, failure, now, made.id, made.fate)
+                for result, failure in verdict.failed
+            ]
+            story += ends
+            told += [*ends, *made.events]
+            reports += made.reports
+        if verdict.warn:
+            made = await self._reporter.report("delayed", message, delivery.customer, verdict.late, head)
+            story += [event for event in made.events if event.id == message.id]
+            told += made.events
+            reports += made.reports
+        self._settle(entry, remaining, story, told, reports, now)
+
+    def _unreported(
+        self,
+        failure: Failure,
+        entry: Entry,
+        verdict: Verdict,
+        remaining: tuple[Delivery, ...],
+        events: tuple[HistoryEvent, ...],
+        now: float,
+    ) -> None:
+        """A fault of ours: what failed stays queued rather than vanish without a report."""
+        delivery = entry.delivery
+        self._log.failure("a report about {id} could not be made", failure, id=delivery.id)
+        failed = [result for result, _ in verdict.failed]
+        if failed:
+            last = failed[-1]
+            again = msgspec.structs.replace(
+                delivery,
+                recipients=tuple(result.recipient for result in failed),
+                next_attempt=now + self._retry.wait(delivery.attempts),
+                last_attempt=entry.started,
+                last_reply=str(last.reply),
+                last_status=last.reply.status,
+                last_host=last.host,
+            )
+            others = []
+            for other in remaining:
+                if other.destination == again.destination:
+                    recipients = (*other.recipients, *again.recipients)
+                    again = msgspec.structs.replace(again, recipients=recipients, warned=delivery.warned)
+                else:
+                    others.append(other)
+            remaining = (again, *others)
+        self._settle(entry, remaining, events, events, (), now)
+
+    def _settle(
+        self,
+        entry: Entry,
+        remaining: tuple[Delivery, ...],
+        story: Sequence[HistoryEvent],
+        events: Sequence[AnyEvent],
+        reports: Sequence[tuple[NewMessage, bytes]],
+        now: float,
+    ) -> None:
+        if not remaining and self._is_last(entry):
+            done = Done(time=now, id=entry.message.id, seconds=now - entry.message.arrived)
+            story = (*story, done)
+            events = (*events, done)
+        settlement = Settlement(
+            delivery=entry.delivery, remaining=remaining, reports=tuple(reports), story=tuple(story)
+        )
+        self._settler.add(Ended(settlement, events, entry))
+
+    def _is_last(self, entry: Entry) -> bool:
+        """Whether no other delivery of the message is left, counting those out whose end is being written."""
+        if entry.only:
+            return True
+        message = entry.delivery.id
+        own = (message, entry.delivery.destination)
+        self._ending.add(own)
+        return all((message, other.destination) in self._ending for other in self._store.deliveries(message))
+
+    async def _head(self, entry: Entry) -> bytes:
+        """The start of the content, as much as holds the header section of any sensible message."""
+        if entry.content is not None:
+            return entry.content[:CHUNK]
+        try:
+            return await self._store.read(entry.message.id, 0)
+        except Exception:
+            self._log.failure("the header of {id} can't be read for a report", id=entry.message.id)
+            return b""

@@ -1,0 +1,175 @@
+"""What becomes of a delivery after an attempt.  Pure: results in, recipients that stay and events out.
+
+Source: RFC 5321 §4.5.4 (retry, give up), §6.1 (notify the sender), RFC 3463 (status codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..mail.envelope import Delivery, Message, Recipient
+from ..mail.events import Bounced, Deferred, Delivered, HistoryEvent, Outcome
+from ..mail.status import Reply, printable
+from ..report.dsn import Failure
+from .interfaces import Result
+from .retry import RetryPolicy
+
+EXPIRED = "5.4.7"
+"""RFC 3463 §3.5: delivery time expired."""
+
+SITE_STATUS = frozenset(("4.3.1", "4.3.2", "4.3.5"))
+"""Beside the network's (X.4.Z) and TLS's (X.7.Z): the whole place is full, takes no mail now, or is set up wrongly (RFC 3463 §3.4)."""
+
+_Event = TypeVar("_Event", bound=Outcome)
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What an attempt led to.
+
+    ``remaining`` is the delivery that stays queued, None if no recipient does.  ``events`` are those of the recipients
+    that were delivered or deferred; ``failed`` are the others, whose events must name the report about them.
+    ``warn``: the sender should hear that the deferred recipients are late; ``late`` says it of each.
+    """
+
+    remaining: Delivery | None
+    events: tuple[HistoryEvent, ...]
+    failed: tuple[tuple[Result, Failure], ...] = ()
+    warn: bool = False
+    late: tuple[Failure, ...] = ()
+
+
+def judge(
+    message: Message,
+    delivery: Delivery,
+    results: Sequence[Result],
+    *,
+    began: float,
+    now: float,
+    retry: RetryPolicy,
+    delay_warning: float,
+    not_before: float = 0.0,
+) -> Verdict:
+    """Sort the results of one attempt.
+
+    ``began`` is when it began, ``now`` when it ended.  ``not_before``: a deferred delivery is not tried again earlier,
+    for destinations that are known to be dead; the lifetime's end holds all the same.
+    """
+    if len(results) == 1 and results[0].reply.positive:  # nearly always
+        return Verdict(None, (_outcome(Delivered, message, delivery, results[0], now, file=results[0].file),))
+    events: list[HistoryEvent] = []
+    failed: list[tuple[Result, Failure]] = []
+    deferred: list[Result] = []
+    for result in results:
+        if result.reply.positive:
+            events.append(_outcome(Delivered, message, delivery, result, now, file=result.file))
+        elif result.reply.permanent:
+            failed.append((result, _failure(result, now)))
+        else:
+            deferred.append(result)
+    if not deferred:
+        return Verdict(None, tuple(events), tuple(failed))
+    due = retry.next_attempt(delivery.attempts, now, message.expires)
+    if due is None:
+        failed.extend((result, _failure(result, now, expired=True)) for result in deferred)
+        return Verdict(None, tuple(events), tuple(failed))
+    due = min(max(due, not_before), message.expires)
+    events.extend(_outcome(Deferred, message, delivery, result, now, next_attempt=due) for result in deferred)
+    last = deferred[-1]
+    warn = bool(
+        delay_warning
+        and not delivery.warned
+        and message.sender
+        and message.kind != "dsn"
+        and now - message.arrived >= delay_warning
+    )
+    remaining = msgspec.structs.replace(
+        delivery,
+        recipients=tuple(result.recipient for result in deferred),
+        next_attempt=due,
+        last_attempt=began,
+        last_reply=str(last.reply),
+        last_status=last.reply.status,
+        last_host=last.host,
+        warned=delivery.warned or warn,
+    )
+    late = tuple(_failure(result, now) for result in deferred) if warn else ()
+    return Verdict(remaining, tuple(events), tuple(failed), warn, late)
+
+
+def bounced(
+    message: Message, delivery: Delivery, result: Result, failure: Failure, now: float, report: str, fate: str
+) -> Bounced:
+    """The event of a recipient that failed for good."""
+    event = _outcome(
+        Bounced, message, delivery, result, now, expired=failure.expired, report=report, fate="" if report else fate
+    )
+    return msgspec.structs.replace(event, status=EXPIRED) if failure.expired else event
+
+
+def connection_failed(results: Sequence[Result]) -> str:
+    """Why, if it was the destination that failed and not a recipient or a message; "" if it is alive.
+
+    So a closed port, a name that does not resolve, a broken handshake or a 421 count; what a remote says about a
+    recipient, or a mailbox that is full, does not.
+    """
+    reason = ""
+    for result in results:
+        reply = result.reply
+        if not reply.temporary:
+            return ""
+        if reply.code != 421:
+            enhanced = reply.enhanced
+            if result.remote or not (enhanced[2:4] in ("4.", "7.") or enhanced in SITE_STATUS):
+                return ""
+        reason = str(reply)
+    return reason
+
+
+def all_recipients(recipients: Sequence[Recipient], reply: Reply, relay: str = "") -> list[Result]:
+    """The same word of ours for each recipient."""
+    return [Result(recipient=recipient, reply=reply, relay=relay) for recipient in recipients]
+
+
+def suspended(reason: str) -> Reply:
+    """What is said of deliveries that are not tried because their destination is dead."""
+    words = printable(reason, 300) or "no connection could be made"
+    return Reply(451, "4.4.1", f"Delivery suspended after repeated failures, the last: {words}")
+
+
+def _failure(result: Result, now: float, *, expired: bool = False) -> Failure:
+    return Failure(
+        recipient=result.recipient,
+        reply=result.reply,
+        host=result.host,
+        remote=result.remote,
+        expired=expired,
+        last_attempt=now,
+    )
+
+
+def _outcome(
+    kind: type[_Event], message: Message, delivery: Delivery, result: Result, now: float, **more: Any
+) -> _Event:
+    recipient = result.recipient
+    original = recipient.original
+    return kind(
+        time=now,
+        id=message.id,
+        recipient=recipient.address,
+        destination=delivery.destination,
+        relay=result.relay,
+        status=result.reply.status,
+        reply=str(result.reply),
+        attempt=delivery.attempts,
+        delay=now - message.arrived,
+        original="" if original == recipient.address else original,
+        seconds=result.seconds,
+        tls=result.tls,
+        sender=message.sender,
+        customer=delivery.customer,
+        size=message.size,
+        **more,
+    )

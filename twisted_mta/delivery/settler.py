@@ -1,0 +1,147 @@
+"""Writes down how attempts ended, many in one commit, and does not forget what could not be written yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..mail.events import AnyEvent, EventSink
+from ..mail.status import MailError
+from ..queue.interfaces import IMessageStore, Settlement
+from .lanes import Entry
+
+FIRST_WAIT, LAST_WAIT = 1.0, 30.0
+"""Seconds until a settlement that failed is tried again; doubles up to the last."""
+
+BATCH = 1000
+"""Settlements in one call."""
+
+
+@attrs.define(slots=True)
+class Ended:
+    """One attempt's end: what to write, what to tell once that is committed, and what it was about."""
+
+    settlement: Settlement
+    events: Iterable[AnyEvent]
+    entry: Entry
+
+
+class Settler:
+    """What ends in one turn of the reactor goes to the store in one call.
+
+    While the store can't take it, :attr:`stuck` is true: then nothing new should be begun, because whatever is
+    delivered and not on record is delivered twice should the process die.  ``done`` is called with each entry once
+    its settlement is committed, or given up because of a fault of ours.  ``pending`` counts what is not written yet,
+    ``failures`` the calls that failed.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, store: IMessageStore, clock: IReactorTime, events: EventSink, done: Callable[[Entry], None]
+    ) -> None:
+        self._store = store
+        self._done = done
+        self._clock = clock
+        self._events = events
+        self._fresh: list[Ended] = []
+        self._again: deque[list[Ended]] = deque()
+        self._flush_call: IDelayedCall | None = None
+        self._retry_call: IDelayedCall | None = None
+        self._wait = FIRST_WAIT
+        self._idle: list[Deferred[None]] = []
+        self.pending = 0
+        self.failures = 0
+        self.stuck = False
+
+    def add(self, ended: Ended) -> None:
+        """Have a settlement written with the others of this turn."""
+        self.pending += 1
+        self._fresh.append(ended)
+        if self._flush_call is None:
+            self._flush_call = self._clock.callLater(0, self._flush)
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires once nothing is left to be written.  What waited for a second try is tried at once."""
+        idle: Deferred[None] = Deferred()
+        self._idle.append(idle)
+        if self._retry_call is not None:
+            self._retry_call.reset(0)
+        self._check_idle()
+        return idle
+
+    def _flush(self) -> None:
+        self._flush_call = None
+        fresh, self._fresh = self._fresh, []
+        for start in range(0, len(fresh), BATCH):
+            self._write(fresh[start : start + BATCH])
+
+    def _write(self, batch: list[Ended]) -> None:
+        try:
+            written = self._store.settle([ended.settlement for ended in batch])
+        except Exception:
+            self._refused(Failure(), batch)  # type: ignore[no-untyped-call]
+            return
+        written.addCallbacks(self._written, self._refused, callbackArgs=(batch,), errbackArgs=(batch,))
+
+    def _written(self, _: None, batch: list[Ended]) -> None:
+        self._wait = FIRST_WAIT
+        self.stuck = False
+        if self._again and self._retry_call is not None:
+            self._retry_call.reset(0)  # the store takes mail again
+        tell = self._events
+        for ended in batch:
+            for event in ended.events:
+                tell(event)
+            self.pending -= 1
+            self._done(ended.entry)
+        self._check_idle()
+
+    def _refused(self, failure: Failure, batch: list[Ended]) -> None:
+        self.failures += 1
+        if isinstance(failure.value, MailError):
+            self._log.error(
+                "{count} settlements could not be written, next try in {wait} s: {reason}",
+                count=len(batch),
+                wait=self._wait,
+                reason=failure.getErrorMessage(),
+            )
+            self.stuck = True
+            self._again.append(batch)
+            if self._retry_call is None:
+                self._retry_call = self._clock.callLater(self._wait, self._retry)
+                self._wait = min(self._wait * 2, LAST_WAIT)
+        elif len(batch) > 1:
+            # One of them is at fault: it must not take the others with it.
+            self._log.failure("settling {count} deliveries failed", failure, count=len(batch))
+            for ended in batch:
+                self._write([ended])
+        else:
+            delivery = batch[0].settlement.delivery
+            self._log.failure(
+                "settling {id} to {destination} failed; it is tried again when it is next due",
+                failure,
+                id=delivery.id,
+                destination=delivery.destination,
+            )
+            self.pending -= 1
+            self._done(batch[0].entry)
+            self._check_idle()
+
+    def _retry(self) -> None:
+        self._retry_call = None
+        batches, self._again = self._again, deque()
+        for batch in batches:
+            self._write(batch)
+
+    def _check_idle(self) -> None:
+        if not self.pending and self._idle:
+            waiting, self._idle = self._idle, []
+            for idle in waiting:
+                idle.callback(None)
