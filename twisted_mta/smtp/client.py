@@ -37,6 +37,7 @@ from ..wire.client import (
     Transfer,
 )
 from ..wire.stuffing import DotStuffer, stuff
+from .tls import tls_facts
 
 NEVER = float("inf")
 CLOSE_TIMEOUT = 10.0
@@ -81,7 +82,8 @@ class MtaClient(ESMTPClient):
     ``opened`` fires with the client once mail can be given, or fails with :class:`SessionError`.  ``closed`` is called
     once when the session is of no more use (set by who keeps idle sessions).  ``deadline`` (seconds of the clock) ends
     whatever is under way, but never the wait for the answer to a final dot: that would make duplicates
-    (RFC 5321 §4.5.3.2.6).
+    (RFC 5321 §4.5.3.2.6).  ``place`` ("host[address]:port") and ``host`` are set by who connects; ``tls`` says which
+    version and cipher are in use, "" in clear; ``messages`` counts what was given to ``send``.
     """
 
     _log = Logger()
@@ -101,7 +103,7 @@ class MtaClient(ESMTPClient):
         self.closed: Callable[[MtaClient], None] | None = None
         self._idle: float | None = None
         self.deadline = NEVER
-        self.tls = ""
+        self.place = self.host = self.tls = ""
         self.messages = 0
         self._connection = connection
         self._clock = clock
@@ -174,8 +176,7 @@ class MtaClient(ESMTPClient):
         """TLS is up."""
         if self._connection.state is not State.HANDSHAKE:
             return
-        handle = self.transport.getHandle()
-        self.tls = f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
+        self.tls = tls_facts(self.transport.getHandle())
         self._tlsMode = True
         self._connection.secured()
         self._act([])
@@ -389,12 +390,14 @@ class MtaClientFactory(ClientFactory):
         make: Callable[[], ClientConnection],
         clock: interfaces.IReactorTime,
         place: str,
+        host: str = "",
         tls: interfaces.IOpenSSLClientConnectionCreator | None = None,
         deadline: float = NEVER,
     ) -> None:
         self._make = make
         self._clock = clock
         self._place = place
+        self._host = host
         self._tls = tls
         self._deadline = deadline
         self._connector: Any = None
@@ -410,6 +413,8 @@ class MtaClientFactory(ClientFactory):
         self._client = client = MtaClient(self._make(), self._clock, self._tls)
         client.factory = self
         client.deadline = self._deadline
+        client.place = self._place
+        client.host = self._host
         client.opened.addCallbacks(self._succeeded, self._failed)
         return client
 

@@ -1,0 +1,366 @@
+"""The agents that carry mail to other hosts: by SMTP to where the MX or a smarthost says, and by LMTP to one server.
+
+Source: RFC 5321 §5.1 (which hosts, in which order), §4.5.4.1 (what to do after a failure), RFC 7435 (opportunistic
+TLS), RFC 2033 (LMTP).
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from ..config.settings import Settings
+from ..mail.events import EventSink, Service, no_events
+from ..mail.status import MailError, Reply
+from ..smtp.client import MtaClient, MtaClientFactory, SessionError
+from ..smtp.tls import ClientTls, client_context
+from ..wire.client import ClientConnection, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from .dns import IResolver
+from .interfaces import IContent, IDeliveryAgent, Job, Result
+from .mx import Hops, NextHops, Target
+from .pool import Lease, Pool
+from .router import split_host_port
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds for a TCP connection, as Postfix has it."""
+JOB_TIME = 1800.0
+"""Seconds for one job in all, besides what its size adds; the wait after a final dot is never cut short by it."""
+SLOWEST = 8192
+"""Octets a second below which a host is too slow to be waited for."""
+
+
+class _Spot(msgspec.Struct, frozen=True):
+    """Where an outcome came from."""
+
+    relay: str = ""
+    host: str = ""
+    tls: str = ""
+    reused: bool = False
+
+
+_NOWHERE = _Spot()
+_TOO_LONG = Outcome(Reply(451, "4.4.1", "The attempt took too long"), False)
+_STOPPING = Outcome(Reply(451, "4.3.2", "This server is stopping"), False)
+
+
+class _Attempt:
+    """One job under way: what is decided, what is still to be done, and which target is next."""
+
+    __slots__ = ("client", "deadline", "hops", "job", "last", "lease", "next", "outcomes", "pending")
+
+    def __init__(self, job: Job, lease: Lease, started: float) -> None:
+        self.job = job
+        self.lease = lease
+        self.client = lease.client
+        self.deadline = started + JOB_TIME + job.content.size / SLOWEST
+        self.hops: Hops | None = None
+        self.next = 0
+        self.last: tuple[Outcome, _Spot] | None = None
+        count = len(job.delivery.recipients)
+        self.outcomes: list[tuple[Outcome, _Spot] | None] = [None] * count
+        self.pending = list(range(count))
+
+    def decide(self, index: int, outcome: Outcome, spot: _Spot) -> None:
+        """This recipient is through."""
+        self.outcomes[index] = (outcome, spot)
+
+    def give_up(self, outcome: Outcome, spot: _Spot = _NOWHERE) -> None:
+        """Whoever is not decided gets this."""
+        for index in self.pending:
+            self.outcomes[index] = (outcome, spot)
+        self.pending = []
+
+
+class _Agent:
+    """What SMTP and LMTP have in common."""
+
+    name = ""
+    lmtp = False
+
+    def __init__(self, settings: Settings, reactor: Any, events: EventSink, tls: SSL.Context | None) -> None:
+        self._reactor = reactor
+        self._events = events
+        self._context = tls
+        self._opening: set[Deferred[MtaClient]] = set()
+        self._pool = Pool(**_bounds(settings))
+        self._take_over(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over changed settings; connections that are up stay as they are."""
+        self._pool.configure(**_bounds(settings))
+        self._take_over(settings)
+
+    def _take_over(self, settings: Settings) -> None:
+        self._hostname = settings.relay.hostname or settings.hostname or socket.gethostname()
+        self._together = max(1, settings.relay.recipients_per_transaction)
+        self._policy: TlsPolicy = "none"
+
+    async def _find(self, nexthop: str) -> Hops:
+        raise NotImplementedError
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """Connections open now, and how many of them are idle."""
+        return self._pool.open, self._pool.idle
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`IDeliveryAgent`.  Connections that are not up yet are given up; transactions are finished."""
+        stopped = self._pool.stop()
+        for opening in list(self._opening):
+            opening.cancel()
+        return stopped
+
+    async def deliver(self, job: Job) -> Sequence[Result]:
+        """See :class:`IDeliveryAgent`."""
+        started = self._reactor.seconds()
+        lease = self._pool.lease(job.delivery.destination)
+        if isinstance(lease, Deferred):
+            lease = await lease
+        attempt = _Attempt(job, lease, self._reactor.seconds())
+        try:
+            while attempt.pending:
+                await self._step(attempt)
+        finally:
+            self._pool.give_back(lease, attempt.client)
+        seconds = self._reactor.seconds() - started
+        return [
+            Result(
+                recipient=recipient,
+                reply=outcome.reply,
+                relay=spot.relay,
+                host=spot.host if outcome.remote else "",
+                remote=outcome.remote,
+                tls=spot.tls,
+                reused=spot.reused,
+                seconds=seconds,
+            )
+            for recipient, (outcome, spot) in zip(job.delivery.recipients, _decided(attempt), strict=True)
+        ]
+
+    async def _step(self, attempt: _Attempt) -> None:
+        """One transaction, or one try to get a connection for it.  Each step decides a recipient, uses up a target, or
+        trades a connection that had been used before for a fresh one: so there is an end."""
+        client = attempt.client
+        if client is not None and (not client.ready or self._pool.exhausted(client)):
+            client.quit()
+            attempt.client = client = None
+        if self._pool.stopping:
+            attempt.give_up(_STOPPING)
+            return
+        if client is None:
+            await self._connect_next(attempt)
+            return
+        reused = client.messages > 0
+        group = attempt.pending[: self._together]
+        client.deadline = attempt.deadline
+        finished = await self._transfer(attempt, client, group)
+        spot = _Spot(client.place, client.host, client.tls, reused)
+        if finished.lost and not finished.dot_sent:
+            self._lost(attempt, group, finished, spot)
+        else:
+            self._note(attempt, group, finished, spot)
+
+    async def _transfer(self, attempt: _Attempt, client: MtaClient, group: list[int]) -> Finished:
+        message, content = attempt.job.message, attempt.job.content
+        recipients = attempt.job.delivery.recipients
+        whole = content.whole
+        eight_bit = message.body == "8BITMIME" or (whole is not None and not whole.isascii())
+        if eight_bit and not client.eight_bit:
+            # What was declared may be more than what is there: only octets beyond ASCII need the extension.
+            try:
+                eight_bit = await _has_eight_bit(content)
+            except Exception as error:
+                reply = error.reply if isinstance(error, MailError) else None
+                if reply is None or not reply.temporary:
+                    reply = Reply(451, "4.3.0", "The content of the message could not be read")
+                return Finished((Outcome(reply, False),) * len(group))
+        addresses = tuple([recipients[index].address for index in group])
+        return await client.send(Transfer(message.sender, addresses, content.size, eight_bit), content)
+
+    def _note(self, attempt: _Attempt, group: list[int], finished: Finished, spot: _Spot) -> None:
+        """The server has answered, or the content had gone out: what it said counts."""
+        again: list[int] = []
+        taken = False
+        for index, outcome in zip(group, finished.outcomes, strict=True):
+            taken = taken or (outcome.remote and outcome.reply.positive)
+            if outcome.remote and too_many_recipients(outcome.reply):
+                again.append(index)
+            attempt.decide(index, outcome, spot)
+        rest = attempt.pending[len(group) :]
+        # RFC 5321 §4.5.3.1.10: those who were too many for this transaction go into the next.
+        attempt.pending = again + rest if taken and not finished.lost else rest
+        if attempt.client is not None and not attempt.client.ready:
+            attempt.client = None
+
+    def _lost(self, attempt: _Attempt, group: list[int], finished: Finished, spot: _Spot) -> None:
+        """The connection ended before the final dot: nothing was delivered, and all may be tried elsewhere."""
+        attempt.client = None
+        for index, outcome in zip(group, finished.outcomes, strict=True):
+            ours = not outcome.remote and outcome.reply.enhanced.startswith("4.3.")  # no other host would mend it
+            if ours or (outcome.reply.permanent and outcome.remote):
+                attempt.decide(index, outcome, spot)
+                attempt.pending.remove(index)
+            else:
+                attempt.last = (outcome, spot)
+        if not spot.reused:
+            attempt.next += 1
+        # Else a connection that had been idle, or had carried enough for the server's taste, says nothing about the
+        # host: the same target again, afresh.
+
+    # Connections
+
+    async def _connect_next(self, attempt: _Attempt) -> None:
+        """Try one target; when there is none left, the last failure is everybody's."""
+        if attempt.hops is None:
+            try:
+                attempt.hops = await self._find(attempt.job.delivery.destination.partition(":")[2])
+            except MailError as error:
+                attempt.give_up(Outcome(error.reply, False))
+                return
+        targets = attempt.hops.targets
+        if attempt.next >= len(targets) or self._reactor.seconds() >= attempt.deadline:
+            attempt.give_up(*(attempt.last or (_TOO_LONG, _NOWHERE)))
+            return
+        target = targets[attempt.next]
+        try:
+            attempt.client = await self._open(target, attempt.deadline)
+        except SessionError as error:
+            attempt.next += 1
+            outcome = Outcome(error.reply, error.remote)
+            if attempt.hops.fixed and error.reply.permanent:
+                # The host that the operator chose will not talk to us at all: that is to be mended, not bounced.
+                outcome = Outcome(Reply(451, "4.3.5", str(error.reply)), error.remote)
+            # RFC 5321 §5.1: it bounces only if no host gives hope.
+            if attempt.last is None or outcome.reply.temporary or attempt.last[0].reply.permanent:
+                attempt.last = (outcome, _Spot(str(target), target.host))
+
+    async def _open(self, target: Target, deadline: float) -> MtaClient:
+        """A session with one target; in clear, where the policy allows it, if TLS breaks (RFC 7435 §3)."""
+        try:
+            return await self._session(target, deadline, self._policy)
+        except SessionError as error:
+            if not error.tls or self._policy != "may" or self._pool.stopping:
+                raise
+            self._events(Service(time=self._reactor.seconds(), what="tls-fallback", detail=f"{target}: {error}"))
+            return await self._session(target, deadline, "none")
+
+    async def _session(self, target: Target, deadline: float, policy: TlsPolicy) -> MtaClient:
+        hostname, lmtp = self._hostname, self.lmtp
+        tls = ClientTls(self._tls_context(), target.host) if policy != "none" else None
+        factory = MtaClientFactory(
+            lambda: ClientConnection(hostname, tls=policy, lmtp=lmtp),
+            self._reactor,
+            str(target),
+            target.host,
+            tls,
+            deadline,
+        )
+        opening = factory.opened
+        self._opening.add(opening)
+        try:
+            if target.path:
+                self._reactor.connectUNIX(target.path, factory, CONNECT_TIMEOUT)
+            else:
+                self._reactor.connectTCP(target.address, target.port, factory, CONNECT_TIMEOUT)
+            return await opening
+        finally:
+            self._opening.discard(opening)
+
+    def _tls_context(self) -> SSL.Context:
+        if self._context is None:
+            self._context = client_context()
+        return self._context
+
+
+@implementer(IDeliveryAgent)
+class SmtpAgent(_Agent):
+    """The agent "smtp": "smtp:example.org" goes to the hosts of the domain's MX, "smtp:[host]:port" to that host.
+
+    Keeps idle connections for the next message of their destination.  ``tls`` is the context for STARTTLS, by default
+    one with ``settings.tls.minimum``; ``rng`` shuffles equal hosts.  Make it on the reactor's thread; ``stop`` it.
+    """
+
+    name = "smtp"
+
+    def __init__(
+        self,
+        settings: Settings,
+        resolver: IResolver,
+        reactor: Any,
+        events: EventSink = no_events,
+        tls: SSL.Context | None = None,
+        rng: random.Random | None = None,
+        hops: NextHops | None = None,
+    ) -> None:
+        self._hops = hops or NextHops(settings, resolver, rng)
+        super().__init__(settings, reactor, events, tls or client_context(settings.tls.minimum))
+
+    def _take_over(self, settings: Settings) -> None:
+        super()._take_over(settings)
+        self._policy = settings.relay.tls
+        self._hops.reconfigure(settings)
+
+    async def _find(self, nexthop: str) -> Hops:
+        return await self._hops.find(nexthop)
+
+
+@implementer(IDeliveryAgent)
+class LmtpAgent(_Agent):
+    """The agent "lmtp": "lmtp:unix:/path" or "lmtp:host:port", a server that keeps mailboxes (RFC 2033).
+
+    Without TLS: the socket, or the network in between, is the operator's own.
+    """
+
+    name = "lmtp"
+    lmtp = True
+
+    def __init__(
+        self,
+        settings: Settings,
+        resolver: IResolver,
+        reactor: Any,
+        events: EventSink = no_events,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._hops = NextHops(settings, resolver, rng)
+        super().__init__(settings, reactor, events, None)
+
+    async def _find(self, nexthop: str) -> Hops:
+        kind, _, place = nexthop.partition(":")
+        if kind == "unix":
+            return Hops((Target(path=place),), fixed=True)
+        try:
+            host, port = split_host_port(nexthop, 24)  # RFC 2033 §5: no port of its own; 24 is for private mail systems
+        except ValueError as error:
+            raise MailError(Reply(451, "4.3.5", f"local.lmtp: {error}")) from None
+        return await self._hops.named(host, port)
+
+
+def _bounds(settings: Settings) -> dict[str, Any]:
+    relay = settings.relay
+    return {
+        "total": max(1, relay.connections),
+        "each": max(1, relay.connections_per_destination),
+        "idle": relay.idle,
+        "messages": max(1, relay.messages_per_connection),
+    }
+
+
+def _decided(attempt: _Attempt) -> list[tuple[Outcome, _Spot]]:
+    return [outcome for outcome in attempt.outcomes if outcome is not None]
+
+
+async def _has_eight_bit(content: IContent) -> bool:
+    if content.whole is not None:
+        return not content.whole.isascii()
+    for chunk in range(content.chunks):
+        if not (await content.read(chunk)).isascii():
+            return True
+    return False
