@@ -23,7 +23,8 @@ provides :class:`~.interfaces.IPolicyFactory`::
 
     factory = Factory()
 
-All that are found are used, after our own stages, in the order of ``order`` and then ``name``.
+All that are found are used, after our own stages, in the order of ``order`` and then ``name``.  A module that can't
+be imported is logged by Twisted, and left out.
 """
 
 from __future__ import annotations

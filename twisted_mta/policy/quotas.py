@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..config.settings import Settings
 from ..mail.status import Reply
 from ..queue.interfaces import Charge, IMessageStore, Limits, QuotaExceeded
+from ..queue.quota import check_connections
 from .interfaces import Peer, Policy, Transaction
 from .limits import limits_for
 
@@ -30,8 +31,8 @@ class QuotaPolicy(Policy):
         self._settings = settings
 
     async def mail(self, peer: Peer, transaction: Transaction) -> Reply | None:
-        """421 4.7.0 for one session too many, 552 5.3.4 for a message too large (RFC 1870 §6.1), else what the store
-        says to a message with one recipient."""
+        """421 4.7.0 for one session too many, else what the store says to a message of the declared size with one
+        recipient: 552 5.3.4 (RFC 1870 §6.1), 452 4.5.3 or 452 4.2.2."""
         account = peer.account
         if account is None:
             return None
@@ -39,13 +40,6 @@ class QuotaPolicy(Policy):
         limits = limits_for(self._settings, account.customer)
         if (refused := self._count(peer.session, customer, limits)) is not None:
             return refused
-        if limits.message_bytes is not None and transaction.size > limits.message_bytes:
-            return Reply(
-                552,
-                "5.3.4",
-                f"message_bytes: {transaction.size} octets are more than the {limits.message_bytes} that a message"
-                f" of {customer} may have",
-            )
         return self._would_refuse(customer, limits, transaction, 1)
 
     async def rcpt(self, peer: Peer, transaction: Transaction, recipient: str, resolution: object) -> Reply | None:
@@ -72,13 +66,8 @@ class QuotaPolicy(Policy):
         if known is not None:
             self._forget(session)
         count = self._counts.get(customer, 0)
-        if limits.connections is not None and count >= limits.connections:
-            return Reply(
-                421,
-                "4.7.0",
-                f"connections: {customer} has {count} sessions open, and may have {limits.connections};"
-                " try again when one has ended",
-            )
+        if (refused := check_connections(limits, count)) is not None:
+            return refused.reply
         self._sessions[session] = customer
         self._counts[customer] = count + 1
         return None
