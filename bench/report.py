@@ -1,0 +1,74 @@
+"""From figures to the table in docs/performance.md."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+Figures = dict[tuple[str, str], dict[str, list[float]]]
+"""(workload, figure) -> target -> one value for each run."""
+
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+OURS, PEER = "twisted-mta", "postfix"
+
+ROWS: tuple[tuple[str, str, str, str, str], ...] = (
+    # (workload, figure, label, format, bar for ours: ">= x" times the peer's, "<= x" absolute, or nothing)
+    ("accept, sessions reused", "accept_rate", "Accepted messages/s, sessions reused", "{:,.0f}", ">= 3"),
+    ("accept, a session each", "accept_rate", "Accepted messages/s, a session each", "{:,.0f}", ">= 3"),
+    ("relay, sessions reused", "accept_rate", "Accepted messages/s while relaying, sessions reused", "{:,.0f}", ""),
+    ("relay, a session each", "accept_rate", "Accepted messages/s while relaying, a session each", "{:,.0f}", ""),
+    ("relay, sessions reused", "relay_rate", "End to end messages/s, sessions reused", "{:,.0f}", ">= 1.5"),
+    ("relay, a session each", "relay_rate", "End to end messages/s, a session each", "{:,.0f}", ">= 1.5"),
+    ("accept, sessions reused", "cpu", "CPU seconds per 1,000 accepted", "{:.2f}", ""),
+    ("relay, sessions reused", "cpu", "CPU seconds per 1,000 relayed, sessions reused", "{:.2f}", ""),
+    ("relay, a session each", "cpu", "CPU seconds per 1,000 relayed, a session each", "{:.2f}", ""),
+    ("idle sessions", "per_session", "KiB of memory per idle session, without TLS", "{:,.1f}", "<= 10"),
+    ("idle sessions", "base", "MiB of memory without sessions", "{:,.1f}", ""),
+    ("idle sessions", "processes", "Processes with 1,000 idle sessions", "{:.0f}", ""),
+)
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median, and the least and the most where they differ."""
+    middle, least, most = (form.format(value) for value in (statistics.median(values), min(values), max(values)))
+    return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def judge(bar: str, ours: float, ratio: float | None) -> str:
+    """Whether a bar is met."""
+    if not bar:
+        return ""
+    sign, _, number = bar.partition(" ")
+    if sign == "<=":
+        met: bool | None = ours <= float(number)
+        return f"at most {number}: {'met' if met else '**not met**'}"
+    met = None if ratio is None else ratio >= float(number)
+    return f"{number}x: {'not measured' if met is None else 'met' if met else '**not met**'}"
+
+
+def report(figures: Figures, targets: list[str], facts: dict[str, str], notes: list[str]) -> str:
+    """The facts and the table, as Markdown."""
+    lines = [f"- {name}: {fact}" for name, fact in facts.items()] + [f"- {note}" for note in notes] + [""]
+    lines.append(f"| | {' | '.join(targets)} | {OURS} / {PEER} | the bar |")
+    lines.append(f"|---|{'---:|' * len(targets)}---:|---|")
+    for workload, figure, label, form, bar in ROWS:
+        values = figures.get((workload, figure), {})
+        if not values.get(OURS):
+            continue
+        ours = statistics.median(values[OURS])
+        peer = statistics.median(values[PEER]) if values.get(PEER) else None
+        ratio = ours / peer if peer else None
+        cells = [spread(values[target], form) if values.get(target) else "-" for target in targets]
+        shown = "-" if ratio is None else f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
+        lines.append(f"| {label} | {' | '.join(cells)} | {shown} | {judge(bar, ours, ratio)} |")
+    return "\n".join(lines)
+
+
+def write_into(page: Path, text: str) -> None:
+    """Puts the table between the page's markers.  Raises ValueError where they are not."""
+    old = page.read_text("utf-8")
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} has no {BEGIN} … {END}")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
