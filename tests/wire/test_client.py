@@ -1,0 +1,499 @@
+"""The client's state machine: what it says to which replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_mta.mail.status import Reply
+from twisted_mta.wire.client import (
+    ClientConnection,
+    Closed,
+    Event,
+    Finished,
+    Ready,
+    SendContent,
+    StartTls,
+    State,
+    Transfer,
+    path,
+)
+
+PLAIN = Transfer("a@isp.example", ("x@example.org",), 10)
+TWO = Transfer("a@isp.example", ("x@example.org", "y@example.org"), 10)
+PIPELINING = b"250-mx\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+def codes(event: Event) -> list[str]:
+    assert isinstance(event, Finished)
+    return [f"{outcome.reply.code}{'' if outcome.remote else ' ours'}" for outcome in event.outcomes]
+
+
+class Case(SynchronousTestCase):
+    """Connections in the states that tests begin with."""
+
+    def opened(self, ehlo: bytes = PIPELINING, **more: Any) -> ClientConnection:
+        connection = ClientConnection("mta.isp.example", **more)
+        connection.receive(b"220 mx ESMTP\r\n")
+        connection.take()
+        self.assertEqual(kinds(connection.receive(ehlo)), ["Ready"])
+        self.assertEqual(connection.take(), b"")
+        return connection
+
+    def begun(self, transfer: Transfer = PLAIN, ehlo: bytes = PIPELINING, **more: Any) -> ClientConnection:
+        connection = self.opened(ehlo, **more)
+        self.assertEqual(connection.begin(transfer), [])
+        connection.take()
+        return connection
+
+    def assertClosed(self, event: Event, code: int, enhanced: str, remote: bool) -> None:
+        assert isinstance(event, Closed)
+        assert event.outcome is not None
+        self.assertEqual(
+            (event.outcome.reply.code, event.outcome.reply.enhanced, event.outcome.remote), (code, enhanced, remote)
+        )
+
+
+class OpeningTests(Case):
+    """Greeting, EHLO, HELO."""
+
+    def test_ehlo(self) -> None:
+        connection = ClientConnection("mta.isp.example")
+        self.assertEqual(connection.take(), b"")
+        self.assertEqual(connection.timeout, 300)
+        self.assertEqual(connection.receive(b"220-hello\r\n220 mx ESMTP\r\n"), [])
+        self.assertEqual(connection.take(), b"EHLO mta.isp.example\r\n")
+        self.assertEqual(kinds(connection.receive(PIPELINING)), ["Ready"])
+        self.assertTrue(connection.capabilities.pipelining)
+        self.assertEqual(connection.capabilities.size, 1000)
+        self.assertTrue(connection.capabilities.eight_bit)
+        self.assertIsNone(connection.timeout)
+
+    def test_helo_fallback(self) -> None:
+        connection = ClientConnection("mta.isp.example")
+        connection.receive(b"220 mx\r\n")
+        connection.take()
+        self.assertEqual(connection.receive(b"502 5.5.1 what?\r\n"), [])
+        self.assertEqual(connection.take(), b"HELO mta.isp.example\r\n")
+        self.assertEqual(kinds(connection.receive(b"250 mx\r\n")), ["Ready"])
+        connection.begin(PLAIN)
+        self.assertEqual(connection.take(), b"MAIL FROM:<a@isp.example>\r\n")
+
+    def test_helo_fallback_not_when_tls_is_required(self) -> None:
+        connection = ClientConnection("mta.isp.example", tls="encrypt")
+        connection.receive(b"220 mx\r\n")
+        connection.receive(b"502 5.5.1 what?\r\n")
+        self.assertClosed(connection.receive(b"250 mx\r\n")[0], 451, "4.7.4", False)
+
+    def test_greeting_4xx(self) -> None:
+        self.assertClosed(ClientConnection("mta").receive(b"450 4.3.2 busy\r\n")[0], 450, "4.3.2", True)
+
+    def test_greeting_5xx(self) -> None:
+        self.assertClosed(ClientConnection("mta").receive(b"554 no mail here\r\n")[0], 554, "", True)
+
+    def test_ehlo_4xx(self) -> None:
+        connection = ClientConnection("mta")
+        connection.receive(b"220 mx\r\n")
+        self.assertClosed(connection.receive(b"450 4.7.1 later\r\n")[0], 450, "4.7.1", True)
+
+    def test_helo_5xx(self) -> None:
+        connection = ClientConnection("mta")
+        connection.receive(b"220 mx\r\n")
+        connection.receive(b"500 what?\r\n")
+        self.assertClosed(connection.receive(b"550 5.7.1 your name\r\n")[0], 550, "5.7.1", True)
+
+    def test_not_smtp(self) -> None:
+        self.assertClosed(ClientConnection("mta").receive(b"SSH-2.0-OpenSSH\r\n")[0], 451, "4.5.0", False)
+
+    def test_answer_before_the_question(self) -> None:
+        """A server may not answer EHLO before it was sent, and then MAIL, and so on."""
+        connection = ClientConnection("mta")
+        events = connection.receive(b"220 mx\r\n" + PIPELINING + b"250 ok\r\n")
+        self.assertEqual(kinds(events), ["Ready", "Closed"])
+        self.assertClosed(events[1], 451, "4.5.0", False)
+
+    def test_421_while_idle(self) -> None:
+        self.assertClosed(self.opened().receive(b"421 4.4.2 timeout\r\n")[0], 421, "4.4.2", True)
+
+    def test_nothing_after_closed(self) -> None:
+        connection = ClientConnection("mta")
+        connection.receive(b"554 no\r\n")
+        self.assertEqual(connection.receive(b"220 yes\r\n"), [])
+        self.assertEqual(connection.connection_lost(Reply(451, "4.4.2", "x")), [])
+
+    def test_size_without_limit(self) -> None:
+        for offer in (b"SIZE", b"SIZE 0", b"SIZE x", b"size 99999999999999999999999"):
+            connection = self.opened(b"250-mx\r\n250 " + offer + b"\r\n")
+            self.assertEqual(connection.capabilities.size, 0)
+            self.assertEqual(connection.begin(PLAIN), [])
+
+    def test_our_name_cannot_hold_a_line_end(self) -> None:
+        self.assertRaises(ValueError, ClientConnection, "a\r\nMAIL FROM:<x>")
+
+
+class TlsTests(Case):
+    """STARTTLS, RFC 3207."""
+
+    OFFER = b"250-mx\r\n250-PIPELINING\r\n250 STARTTLS\r\n"
+
+    def offered(self, tls: Any = "may") -> ClientConnection:
+        connection = ClientConnection("mta", tls=tls)
+        connection.receive(b"220 mx\r\n")
+        connection.receive(self.OFFER)
+        return connection
+
+    def test_starttls(self) -> None:
+        connection = self.offered()
+        self.assertTrue(connection.take().endswith(b"STARTTLS\r\n"))
+        self.assertEqual(kinds(connection.receive(b"220 2.0.0 go\r\n")), ["StartTls"])
+        self.assertEqual(connection.take(), b"")
+        connection.secured()
+        self.assertEqual(connection.take(), b"EHLO mta\r\n")
+        self.assertEqual(kinds(connection.receive(b"250 mx\r\n")), ["Ready"])
+        self.assertTrue(connection.secure)
+
+    def test_offers_are_forgotten(self) -> None:
+        """RFC 3207 §4.2: what was said in clear may have been somebody else's."""
+        connection = self.offered()
+        connection.receive(b"220 go\r\n")
+        connection.secured()
+        self.assertFalse(connection.capabilities.pipelining)
+        connection.receive(b"250 mx\r\n")
+        self.assertFalse(connection.capabilities.pipelining)
+
+    def test_injection(self) -> None:
+        """CVE-2024-34083 and its like: words in clear behind the 220 must not count under TLS."""
+        connection = self.offered()
+        events = connection.receive(b"220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n")
+        self.assertEqual(kinds(events), ["Closed"])
+        self.assertClosed(events[0], 451, "4.5.0", False)
+
+    def test_injection_of_half_a_line(self) -> None:
+        connection = self.offered()
+        self.assertEqual(kinds(connection.receive(b"220 go\r\n25")), ["Closed"])
+
+    def test_injection_in_the_next_segment(self) -> None:
+        connection = self.offered()
+        connection.receive(b"220 go\r\n")
+        self.assertEqual(kinds(connection.receive(b"250 mx\r\n")), ["Closed"])
+
+    def test_refused_may(self) -> None:
+        connection = self.offered()
+        self.assertEqual(kinds(connection.receive(b"454 4.7.0 not now\r\n")), ["Ready"])
+
+    def test_refused_encrypt(self) -> None:
+        self.assertClosed(self.offered("encrypt").receive(b"554 5.7.0 no\r\n")[0], 451, "4.7.4", False)
+
+    def test_not_offered_encrypt(self) -> None:
+        connection = ClientConnection("mta", tls="encrypt")
+        connection.receive(b"220 mx\r\n")
+        self.assertClosed(connection.receive(PIPELINING)[0], 451, "4.7.4", False)
+
+    def test_none(self) -> None:
+        self.assertEqual(self.offered("none").state, State.READY)
+
+
+class TransactionTests(Case):
+    """MAIL, RCPT, DATA."""
+
+    def test_pipelined(self) -> None:
+        connection = self.opened()
+        connection.begin(TWO)
+        self.assertEqual(
+            connection.take(),
+            b"MAIL FROM:<a@isp.example> SIZE=10\r\nRCPT TO:<x@example.org>\r\nRCPT TO:<y@example.org>\r\nDATA\r\n",
+        )
+        self.assertEqual(connection.timeout, 300)
+        events = connection.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n")
+        self.assertEqual(events, [])
+        self.assertEqual(connection.timeout, 120)
+        self.assertEqual(connection.receive(b"354 go\r\n"), [SendContent()])
+        self.assertEqual(connection.timeout, 180)
+        connection.content_sent()
+        self.assertEqual(connection.timeout, 600)
+        events = connection.receive(b"250 2.0.0 queued\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Ready"])
+        self.assertEqual(codes(events[0]), ["250", "250"])
+        self.assertEqual(connection.take(), b"")  # RFC 5321 §4.1.1.4: no RSET is needed
+
+    def test_lock_step(self) -> None:
+        connection = self.opened(b"250 mx\r\n")
+        connection.begin(TWO)
+        said = [connection.take()]
+        for reply in (b"250 ok\r\n", b"250 ok\r\n", b"550 5.1.1 no\r\n"):
+            self.assertEqual(connection.receive(reply), [])
+            said.append(connection.take())
+        self.assertEqual(
+            said,
+            [
+                b"MAIL FROM:<a@isp.example>\r\n",
+                b"RCPT TO:<x@example.org>\r\n",
+                b"RCPT TO:<y@example.org>\r\n",
+                b"DATA\r\n",
+            ],
+        )
+        self.assertEqual(connection.receive(b"354 go\r\n"), [SendContent()])
+        connection.content_sent()
+        self.assertEqual(codes(connection.receive(b"250 ok\r\n")[0]), ["250", "550"])
+
+    def test_second_message(self) -> None:
+        connection = self.begun()
+        connection.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        connection.content_sent()
+        connection.receive(b"250 ok\r\n")
+        self.assertEqual(connection.begin(PLAIN), [])
+        self.assertTrue(connection.take().startswith(b"MAIL"))
+
+    def test_null_sender(self) -> None:
+        connection = self.opened()
+        connection.begin(Transfer("", ("x@example.org",), 10))
+        self.assertTrue(connection.take().startswith(b"MAIL FROM:<> SIZE=10\r\n"))
+
+    def test_eight_bit(self) -> None:
+        connection = self.opened()
+        connection.begin(Transfer("", ("x@example.org",), 10, eight_bit=True))
+        self.assertTrue(connection.take().startswith(b"MAIL FROM:<> SIZE=10 BODY=8BITMIME\r\n"))
+
+    def test_eight_bit_not_offered(self) -> None:
+        connection = self.opened(b"250 mx\r\n")
+        events = connection.begin(Transfer("", ("x@example.org",), 10, eight_bit=True))
+        self.assertEqual(kinds(events), ["Finished", "Ready"])
+        assert isinstance(events[0], Finished)
+        self.assertEqual(events[0].outcomes[0].reply.enhanced, "5.6.3")
+        self.assertEqual(connection.take(), b"")
+
+    def test_too_big(self) -> None:
+        connection = self.opened()
+        events = connection.begin(Transfer("", ("x@example.org", "y@example.org"), 1001))
+        self.assertEqual(codes(events[0]), ["552 ours", "552 ours"])
+        self.assertEqual(connection.take(), b"")
+
+    def test_mail_refused_pipelined(self) -> None:
+        connection = self.begun(TWO)
+        events = connection.receive(b"550 5.7.1 no\r\n503 a\r\n503 b\r\n503 c\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Ready"])
+        self.assertEqual(codes(events[0]), ["550", "550"])
+
+    def test_mail_refused_lock_step(self) -> None:
+        connection = self.begun(TWO, b"250 mx\r\n")
+        events = connection.receive(b"451 4.7.1 greylisted\r\n")
+        self.assertEqual(codes(events[0]), ["451", "451"])
+        self.assertEqual(connection.take(), b"")
+
+    def test_mail_refused_rcpt_taken(self) -> None:
+        """A server that confused must not get an empty message from us."""
+        connection = self.begun()
+        events = connection.receive(b"550 no\r\n250 yes\r\n354 go\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Closed"])
+        self.assertEqual(codes(events[0]), ["550"])
+        self.assertEqual(connection.take(), b"")
+
+    def test_rcpt_4xx(self) -> None:
+        connection = self.begun(TWO)
+        connection.receive(b"250 ok\r\n451 4.2.1 later\r\n250 ok\r\n354 go\r\n")
+        connection.content_sent()
+        self.assertEqual(codes(connection.receive(b"250 ok\r\n")[0]), ["451", "250"])
+
+    def test_all_refused_pipelined_data_refused(self) -> None:
+        connection = self.begun(TWO)
+        events = connection.receive(b"250 ok\r\n550 a\r\n550 b\r\n554 no valid recipients\r\n")
+        self.assertEqual(kinds(events), ["Finished"])
+        self.assertEqual(connection.take(), b"RSET\r\n")
+        self.assertEqual(connection.receive(b"250 ok\r\n"), [Ready()])
+
+    def test_all_refused_pipelined_data_taken(self) -> None:
+        """RFC 2920 §3.1: then the dot alone is sent."""
+        connection = self.begun(TWO)
+        self.assertEqual(connection.receive(b"250 ok\r\n550 a\r\n550 b\r\n354 go\r\n"), [])
+        self.assertEqual(connection.take(), b".\r\n")
+        events = connection.receive(b"554 no valid recipients\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Ready"])
+        self.assertEqual(codes(events[0]), ["550", "550"])
+
+    def test_all_refused_lock_step(self) -> None:
+        connection = self.begun(TWO, b"250 mx\r\n")
+        connection.receive(b"250 ok\r\n")
+        connection.receive(b"550 a\r\n")
+        connection.take()
+        self.assertEqual(codes(connection.receive(b"551 b\r\n")[0]), ["550", "551"])
+        self.assertEqual(connection.take(), b"RSET\r\n")
+
+    def test_data_4xx(self) -> None:
+        connection = self.begun(TWO)
+        events = connection.receive(b"250 ok\r\n250 ok\r\n550 no\r\n451 4.3.0 disk\r\n")
+        self.assertEqual(codes(events[0]), ["451", "550"])
+        self.assertEqual(connection.take(), b"RSET\r\n")
+
+    def test_data_answered_250(self) -> None:
+        events = self.begun().receive(b"250 ok\r\n250 ok\r\n250 ok\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Closed"])
+        self.assertEqual(codes(events[0]), ["451 ours"])
+
+    def test_rset_refused(self) -> None:
+        connection = self.begun()
+        connection.receive(b"250 ok\r\n550 a\r\n554 no\r\n")
+        self.assertClosed(connection.receive(b"502 what?\r\n")[0], 502, "", True)
+
+    def test_content_refused(self) -> None:
+        connection = self.begun(TWO)
+        connection.receive(b"250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n")
+        connection.content_sent()
+        events = connection.receive(b"554 5.7.1 spam\r\n")
+        self.assertEqual(codes(events[0]), ["554", "550"])
+        self.assertEqual(kinds(events), ["Finished", "Ready"])
+
+    def test_content_refused_half_way(self) -> None:
+        connection = self.begun()
+        connection.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        events = connection.receive(b"552 5.3.4 too big\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Closed"])
+        self.assertEqual(codes(events[0]), ["552"])
+
+    def test_content_accepted_half_way(self) -> None:
+        """A 250 before the dot is no acceptance."""
+        connection = self.begun()
+        connection.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        events = connection.receive(b"250 thanks\r\n")
+        self.assertEqual(codes(events[0]), ["451 ours"])
+
+    def test_421_at_rcpt(self) -> None:
+        connection = self.begun(TWO)
+        events = connection.receive(b"250 ok\r\n550 no\r\n421 4.3.2 bye\r\n")
+        self.assertEqual(codes(events[0]), ["550", "421"])
+        self.assertEqual(kinds(events), ["Finished", "Closed"])
+
+    def test_too_many_recipients_552(self) -> None:
+        """RFC 5321 §4.5.3.1.10: an old server's 552 is taken for 452."""
+        connection = self.begun(TWO)
+        connection.receive(b"250 ok\r\n250 ok\r\n552 Too many recipients\r\n354 go\r\n")
+        connection.content_sent()
+        self.assertEqual(codes(connection.receive(b"250 ok\r\n")[0]), ["250", "452"])
+
+    def test_mailbox_full_552(self) -> None:
+        connection = self.begun(TWO)
+        connection.receive(b"250 ok\r\n250 ok\r\n552 5.2.2 mailbox full\r\n354 go\r\n")
+        connection.content_sent()
+        self.assertEqual(codes(connection.receive(b"250 ok\r\n")[0]), ["250", "552"])
+
+    def test_lost_before_the_dot(self) -> None:
+        connection = self.begun(TWO)
+        connection.receive(b"250 ok\r\n550 no\r\n")
+        events = connection.connection_lost(Reply(451, "4.4.2", "lost"))
+        assert isinstance(events[0], Finished)
+        self.assertEqual(codes(events[0]), ["550", "451 ours"])
+        self.assertEqual((events[0].lost, events[0].dot_sent), (True, False))
+
+    def test_lost_after_the_dot(self) -> None:
+        connection = self.begun()
+        connection.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        connection.content_sent()
+        events = connection.connection_lost(Reply(451, "4.4.2", "lost"))
+        assert isinstance(events[0], Finished)
+        self.assertEqual((events[0].lost, events[0].dot_sent), (True, True))
+
+    def test_quit(self) -> None:
+        connection = self.opened()
+        connection.quit()
+        self.assertEqual(connection.take(), b"QUIT\r\n")
+        self.assertEqual(connection.receive(b"221 bye\r\n"), [Closed(None)])
+
+    def test_wrong_moment(self) -> None:
+        connection = self.begun()
+        self.assertRaises(RuntimeError, connection.begin, PLAIN)
+        self.assertRaises(RuntimeError, connection.quit)
+        self.assertRaises(RuntimeError, connection.content_sent)
+        self.assertRaises(RuntimeError, connection.secured)
+
+
+class AddressTests(Case):
+    """What may stand between angle brackets."""
+
+    def test_good(self) -> None:
+        for address in ("a@b", "a.b+c@example.org", '"a b>\\""@example.org', "a@[192.0.2.1]", "a@[IPv6:2001:db8::1]"):
+            self.assertEqual(path(address), address.encode())
+
+    def test_bad(self) -> None:
+        for address in (
+            "a\r\nDATA@b",
+            "a@b\r\n",
+            "a@b\n",
+            "a\0@b",
+            '"a\r\n"@b',
+            "a> NOTIFY=NEVER <b@c",
+            "a b@c",
+            "a@b c",
+            "a",
+            "",
+            "ä@b",
+            "<a@b>",
+            '"a"b@c',
+        ):
+            self.assertIsNone(path(address), address)
+
+    def test_bad_recipient_is_not_sent(self) -> None:
+        connection = self.opened()
+        connection.begin(Transfer("a@b", ("x@example.org", "x\r\nDATA\r\n@example.org"), 10))
+        self.assertEqual(connection.take(), b"MAIL FROM:<a@b> SIZE=10\r\nRCPT TO:<x@example.org>\r\nDATA\r\n")
+        connection.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        connection.content_sent()
+        self.assertEqual(codes(connection.receive(b"250 ok\r\n")[0]), ["250", "553 ours"])
+
+    def test_only_bad_recipients(self) -> None:
+        connection = self.opened()
+        events = connection.begin(Transfer("a@b", ("ü@example.org",), 10))
+        assert isinstance(events[0], Finished)
+        self.assertEqual(events[0].outcomes[0].reply.enhanced, "5.6.7")
+        self.assertEqual(connection.take(), b"")
+
+    def test_bad_sender(self) -> None:
+        connection = self.opened()
+        events = connection.begin(Transfer("a\n@b", ("x@example.org",), 10))
+        self.assertEqual(codes(events[0]), ["553 ours"])
+
+
+class LmtpTests(Case):
+    """RFC 2033."""
+
+    def test_one_reply_for_each_recipient(self) -> None:
+        connection = ClientConnection("mta", lmtp=True)
+        connection.receive(b"220 lmtp\r\n")
+        self.assertEqual(connection.take(), b"LHLO mta\r\n")
+        connection.receive(PIPELINING)
+        connection.begin(Transfer("a@b", ("x@c", "y@c", "z@c"), 10))
+        connection.receive(b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
+        connection.content_sent()
+        self.assertEqual(connection.receive(b"250 2.1.5 stored\r\n"), [])
+        events = connection.receive(b"452 4.2.2 full\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Ready"])
+        self.assertEqual(codes(events[0]), ["250", "550", "452"])
+
+    def test_lost_between_replies(self) -> None:
+        connection = self.begun(TWO, lmtp=True)
+        connection.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+        connection.content_sent()
+        connection.receive(b"250 stored\r\n")
+        self.assertEqual(codes(connection.connection_lost(Reply(451, "4.4.2", "x"))[0]), ["250", "451 ours"])
+
+    def test_no_helo(self) -> None:
+        connection = ClientConnection("mta", lmtp=True)
+        connection.receive(b"220 lmtp\r\n")
+        self.assertEqual(kinds(connection.receive(b"500 what?\r\n")), ["Closed"])
+
+    def test_all_refused_data_taken(self) -> None:
+        """Nothing would answer the dot of an empty message: RFC 2033 §4.2 has one reply for each recipient."""
+        events = self.begun(TWO, lmtp=True).receive(b"250 ok\r\n550 a\r\n550 b\r\n354 go\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Closed"])
+        self.assertEqual(codes(events[0]), ["550", "550"])
+
+
+class EventTests(SynchronousTestCase):
+    """Events are values."""
+
+    def test_equal(self) -> None:
+        self.assertEqual([StartTls(), Ready()], [StartTls(), Ready()])
+        self.assertNotEqual(StartTls(), Ready())
