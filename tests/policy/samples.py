@@ -12,7 +12,7 @@ from tests.directory.test_contract import now
 from twisted_mta.config.settings import Local
 from twisted_mta.directory.auth import MailAccount
 from twisted_mta.directory.memory import MemoryDirectory
-from twisted_mta.mail.status import Reply
+from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.policy.interfaces import Peer, Transaction
 
 _sessions = count()
@@ -28,9 +28,17 @@ def transaction(sender: str = "anna@isp.example", **facts: Any) -> Transaction:
     return Transaction(sender=sender, started=0.0, **facts)
 
 
+def answer_of(answer: Coroutine[Any, Any, Reply | None]) -> Reply | None:
+    """What a hook answers, or the reply of what it raises."""
+    try:
+        return now(answer)
+    except MailError as error:
+        return error.reply
+
+
 def code(answer: Coroutine[Any, Any, Reply | None]) -> str:
-    """ "250" for None, else the reply's codes."""
-    reply = now(answer)
+    """ "250" for None, else the codes of the reply that refuses."""
+    reply = answer_of(answer)
     return f"{reply.code} {reply.enhanced}" if reply is not None else "250"
 
 

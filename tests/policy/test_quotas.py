@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tests.directory.test_contract import now
-from tests.policy.samples import account, code, directory, peer, transaction
+from tests.policy.samples import account, answer_of, code, directory, peer, transaction
 from twisted_mta.config.settings import Quota, Settings, Size
 from twisted_mta.directory.interfaces import Customer
 from twisted_mta.mail.status import Reply
@@ -56,7 +56,7 @@ class QuotaCase(SynchronousTestCase):
         return code(policy.mail(one, transaction(**facts)))
 
     def rcpt(self, policy: QuotaPolicy, one: Peer, under_way: Transaction, recipient: str) -> Reply | None:
-        reply = now(policy.rcpt(one, under_way, recipient, None))
+        reply = answer_of(policy.rcpt(one, under_way, recipient, None))
         if reply is None:
             under_way.recipients.append(recipient)
         return reply
@@ -102,6 +102,12 @@ class Messages(QuotaCase):
         policy = self.policy(queued_messages=5)
         self.store.of("acme").queue(5, 100)
         self.assertEqual(self.mail(policy, self.user()), "452 4.2.2")
+
+    def test_the_limit_has_a_name(self) -> None:
+        for quota, limit in (({"connections": 0}, "connections"), ({"queued_messages": 0}, "queued_messages")):
+            with self.assertRaises(QuotaExceeded) as caught:
+                now(self.policy(**quota).mail(self.user(), transaction()))
+            self.assertEqual(caught.exception.limit, limit)
 
     def test_own_limits(self) -> None:
         policy = self.policy(message_bytes=Size(1000))

@@ -72,7 +72,9 @@ class Transaction:
 class IPolicy(Interface):
     """A stage of the pipeline.  Each hook answers None (go on) or the :class:`Reply` that refuses.
 
-    Hooks are coroutines; stages run in order and the first refusal ends the hook.  ``421`` closes the session.
+    Hooks are coroutines; stages run in order and the first refusal ends the hook.  ``421`` closes the session.  A hook
+    that raises a :class:`~twisted_mta.mail.status.MailError` refuses with its reply; of a
+    :class:`~twisted_mta.queue.interfaces.QuotaExceeded` the limit's name is logged too.
     A stage subclasses :class:`Policy` and overrides only what it cares for: what is not overridden is never called.
     """
 

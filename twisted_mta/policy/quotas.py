@@ -31,46 +31,47 @@ class QuotaPolicy(Policy):
         self._settings = settings
 
     async def mail(self, peer: Peer, transaction: Transaction) -> Reply | None:
-        """421 4.7.0 for one session too many, else what the store says to a message of the declared size with one
-        recipient: 552 5.3.4 (RFC 1870 §6.1), 452 4.5.3 or 452 4.2.2."""
+        """Raises :class:`QuotaExceeded`: 421 4.7.0 for one session too many, else what the store says to a message of
+        the declared size with one recipient: 552 5.3.4 (RFC 1870 §6.1), 452 4.5.3 or 452 4.2.2."""
         account = peer.account
         if account is None:
             return None
         customer = account.customer.name
         limits = limits_for(self._settings, account.customer)
-        if (refused := self._count(peer.session, customer, limits)) is not None:
-            return refused
-        return self._would_refuse(customer, limits, transaction, 1)
+        self._count(peer.session, customer, limits)
+        self._check(customer, limits, transaction, 1)
+        return None
 
     async def rcpt(self, peer: Peer, transaction: Transaction, recipient: str, resolution: object) -> Reply | None:
-        """What the store says to one recipient more than the transaction has."""
+        """Raises :class:`QuotaExceeded`: what the store says to one recipient more than the transaction has."""
         account = peer.account
         if account is None or not transaction.recipients:
             return None  # MAIL has asked for the first one
         limits = limits_for(self._settings, account.customer)
-        return self._would_refuse(account.customer.name, limits, transaction, len(transaction.recipients) + 1)
+        self._check(account.customer.name, limits, transaction, len(transaction.recipients) + 1)
+        return None
 
     def closed(self, peer: Peer) -> None:
         """The session no longer counts."""
         self._forget(peer.session)
 
-    def _would_refuse(self, customer: str, limits: Limits, transaction: Transaction, recipients: int) -> Reply | None:
+    def _check(self, customer: str, limits: Limits, transaction: Transaction, recipients: int) -> None:
         charge = Charge(customer=customer, recipients=recipients, bytes=transaction.size, limits=limits)
         refused: QuotaExceeded | None = self._store.check(charge)
-        return refused.reply if refused is not None else None
+        if refused is not None:
+            raise refused
 
-    def _count(self, session: str, customer: str, limits: Limits) -> Reply | None:
+    def _count(self, session: str, customer: str, limits: Limits) -> None:
         known = self._sessions.get(session)
         if known == customer:
-            return None
+            return
         if known is not None:
             self._forget(session)
         count = self._counts.get(customer, 0)
         if (refused := check_connections(limits, count)) is not None:
-            return refused.reply
+            raise refused
         self._sessions[session] = customer
         self._counts[customer] = count + 1
-        return None
 
     def _forget(self, session: str) -> None:
         customer = self._sessions.pop(session, None)
