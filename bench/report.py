@@ -34,9 +34,9 @@ def spread(values: list[float], form: str) -> str:
     return middle if least == most else f"{middle} ({least} to {most})"
 
 
-def judge(bar: str, ours: float, ratio: float | None) -> str:
+def judge(bar: str, ours: float | None, ratio: float | None) -> str:
     """Whether a bar is met."""
-    if not bar:
+    if not bar or ours is None:
         return ""
     sign, _, number = bar.partition(" ")
     if sign == "<=":
@@ -53,11 +53,11 @@ def report(figures: Figures, targets: list[str], facts: dict[str, str], notes: l
     lines.append(f"|---|{'---:|' * len(targets)}---:|---|")
     for workload, figure, label, form, bar in ROWS:
         values = figures.get((workload, figure), {})
-        if not values.get(OURS):
+        if not values:
             continue
-        ours = statistics.median(values[OURS])
+        ours = statistics.median(values[OURS]) if values.get(OURS) else None
         peer = statistics.median(values[PEER]) if values.get(PEER) else None
-        ratio = ours / peer if peer else None
+        ratio = ours / peer if ours is not None and peer else None
         cells = [spread(values[target], form) if values.get(target) else "-" for target in targets]
         shown = "-" if ratio is None else f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
         lines.append(f"| {label} | {' | '.join(cells)} | {shown} | {judge(bar, ours, ratio)} |")

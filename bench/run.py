@@ -66,7 +66,7 @@ def idle(target: Target) -> dict[str, float]:
     sink = Sink()
     try:
         group = target.start(sink.port)
-        load(target.port, group, sink, messages=200, sessions=20, length=LENGTH, reuse=True)  # load what loads late
+        load(target.port, group, sink, messages=5, sessions=1, length=LENGTH, reuse=True)  # load what loads late
         before, _ = _settled(group)
         sessions = idle_sessions(target.port, IDLE)
         after, processes = _settled(group)

@@ -75,3 +75,16 @@ class StandardsTests(SynchronousTestCase):
                     path = PACKAGE / place
                     self.assertTrue(path.exists(), f"{place} does not exist")
                     self.assertIn(row.number, cited(path), f"{place} does not cite RFC {row.number}")
+
+
+class SecurityTests(SynchronousTestCase):
+    """docs/security.md."""
+
+    def test_every_test_it_names_exists(self) -> None:
+        named = re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)+)`", (ROOT / "docs" / "security.md").read_text("utf-8"))
+        self.assertGreater(len(named), 10)
+        for file, path in named:
+            with self.subTest(test=file + path):
+                source = (ROOT / file).read_text("utf-8")
+                for name in path.removeprefix("::").split("::"):
+                    self.assertRegex(source, rf"(?m)^\s*(def|class) {name}\b")
