@@ -28,15 +28,19 @@ _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufe
 _encode = msgspec.json.Encoder().encode
 
 
+def safe_json(text: bytes) -> bytes:
+    """A JSON document with what JSON allows and a terminal obeys, or a reader breaks lines at, escaped."""
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
+
+
 def json_line(event: AnyEvent) -> bytes:
     """One event as one line of JSON (UTF-8), whatever a peer put into it."""
     try:
-        line = _encode(event)
+        return safe_json(_encode(event)) + b"\n"
     except UnicodeEncodeError:  # lone surrogates, from bytes that were no UTF-8
-        line = json.dumps(msgspec.to_builtins(event)).encode()
-    if line.isascii() and b"\x7f" not in line:
-        return line + b"\n"
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode() + b"\n"
+        return json.dumps(msgspec.to_builtins(event)).encode() + b"\n"
 
 
 class EventLog:

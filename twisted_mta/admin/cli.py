@@ -1,0 +1,60 @@
+"""``mta``: the operator's command line.  It works whether or not the service runs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from .base import Group
+from .context import UNAVAILABLE, Context
+
+_HERE = "twisted_mta.admin.commands"
+
+COMMANDS = {
+    "status": f"{_HERE}.status:status",
+    "check": f"{_HERE}.check:check",
+    "queue": f"{_HERE}.queue:queue",
+    "trace": f"{_HERE}.trace:trace",
+    "send": f"{_HERE}.send:send",
+    "usage": f"{_HERE}.usage:usage",
+    "customer": f"{_HERE}.directory:customer",
+    "domain": f"{_HERE}.directory:domain",
+    "user": f"{_HERE}.directory:user",
+    "alias": f"{_HERE}.directory:alias",
+}
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from .statusfile import version
+
+    click.echo(f"twisted-mta {version()}")
+    ctx.exit()
+
+
+@click.group(cls=Group, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version,
+              help="Show the version and exit.")  # fmt: skip
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """See and steer the mail server: its queue, customers, users, and where a message is.
+
+    Commands work whether or not the service runs. --config and --json may stand before or after a command's name.
+    """
+    context = ctx.ensure_object(Context)
+    ctx.call_on_close(context.close)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point of ``mta``."""
+    try:
+        cli.main(args, prog_name="mta")
+    except MemoryError:
+        click.echo("mta: out of memory", err=True)
+        sys.exit(UNAVAILABLE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""``mta queue retry``, ``hold``, ``release``, ``bounce``, ``remove``, ``verify``: acting on the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+import click
+
+from ...mail.envelope import Delivery, Message
+from ..base import Command, pass_context
+from ..context import FAILED, Context, NotFound, confirm
+from ..selection import PAGE, filter_options, is_filtered, queue_filter, selected
+from ..tables import many
+
+_DONE = {
+    "retry": "will be tried again now",
+    "hold": "put on hold",
+    "release": "released from hold",
+    "remove": "removed",
+    "bounce": "returned to the sender",
+}
+_CAREFUL = frozenset({"remove", "bounce"})
+
+Act = Callable[[Context, list[tuple[Message, Delivery]]], int]
+
+
+def action_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """IDs, filters, --all and --yes."""
+    command = click.option("--yes", is_flag=True, help="Don't ask.")(command)
+    command = click.option("--all", "all_", is_flag=True, help="All that is in the queue.")(command)
+    return click.argument("ids", metavar="[ID|ID/DEST]...", nargs=-1)(filter_options(command))
+
+
+def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes: bool, options: dict[str, Any],
+            act: Act) -> None:  # fmt: skip
+    """Do ``action`` to what is chosen, page by page, and say to how many."""
+    filtered = is_filtered(queue_filter(options))
+    if not ids and not filtered and not all_:
+        raise click.UsageError("Say which: IDs, filters such as --destination, or --all.")
+    if all_ and (ids or filtered):
+        raise click.UsageError("--all is everything: give neither IDs nor filters with it.")
+    chosen = selected(context.store(), ids, options)
+    if action in _CAREFUL and not ids:
+        _ask(action, chosen(), yes)
+    count = 0
+    walking = iter(chosen())
+    while page := list(islice(walking, PAGE)):
+        count += act(context, page)
+    if not count:
+        raise NotFound("nothing in the queue matches")
+    context.say(
+        {"action": action, "deliveries": count},
+        lambda: f"{many(count, 'delivery', 'deliveries')} {_DONE[action]}.",
+    )
+
+
+def _ask(action: str, chosen: Iterable[tuple[Message, Delivery]], yes: bool) -> None:
+    if yes:
+        return
+    deliveries = recipients = 0
+    for _, delivery in chosen:
+        deliveries += 1
+        recipients += len(delivery.recipients)
+    if not deliveries:
+        raise NotFound("nothing in the queue matches")
+    what = f"{many(deliveries, 'delivery', 'deliveries')} with {many(recipients, 'recipient')}"
+    confirm(f"{action.capitalize()} {what}?", yes)
+
+
+def _stored(action: str) -> Act:
+    def act(context: Context, page: list[tuple[Message, Delivery]]) -> int:
+        pairs = [(message.id, delivery.destination) for message, delivery in page]
+        return context.done(context.store().act(action, pairs, context.who, context.now()))
+
+    return act
+
+
+@click.command(cls=Command)
+@action_options
+@pass_context
+def retry(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
+    """Try deliveries again now. What is on hold stays on hold."""
+    perform(context, "retry", ids, all_, yes, options, _stored("retry"))
+
+
+@click.command(cls=Command)
+@action_options
+@pass_context
+def hold(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
+    """Put deliveries on hold: they are not tried until released, and don't expire meanwhile."""
+    perform(context, "hold", ids, all_, yes, options, _stored("hold"))
+
+
+@click.command(cls=Command)
+@action_options
+@pass_context
+def release(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
+    """Release deliveries from hold, to be tried now."""
+    perform(context, "release", ids, all_, yes, options, _stored("release"))
+
+
+@click.command(cls=Command)
+@action_options
+@pass_context
+def remove(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
+    """Remove deliveries, telling nobody but the history. Asks first, unless IDs or --yes are given."""
+    perform(context, "remove", ids, all_, yes, options, _stored("remove"))
+
+
+@click.command(cls=Command)
+@action_options
+@click.option("--text", metavar="WORDS", default="", help="What the report says was the reason.")
+@pass_context
+def bounce(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, text: str, **options: Any) -> None:
+    """Give deliveries up and send their senders a report. Asks first, unless IDs or --yes are given.
+
+    What is being delivered at this very moment may reach its recipient all the same: hold it first.
+    """
+    from ..bounce import Bouncer
+
+    bouncer = Bouncer(context, text)
+    perform(context, "bounce", ids, all_, yes, options, lambda _, page: bouncer.bounce(page))
+    bouncer.close()
+
+
+@click.command(cls=Command)
+@click.option("--repair", is_flag=True, help="Mend what is found.")
+@pass_context
+def verify(context: Context, repair: bool) -> None:
+    """Recount everything in the queue. Ends with 1 if something was wrong and is not mended."""
+    wrong = context.done(context.store().verify(repair))
+
+    def lines() -> list[str]:
+        if not wrong:
+            return ["The queue is in order."]
+        mended = "mended" if repair else "found; --repair mends them"
+        return [*wrong, f"{many(len(wrong), 'discrepancy', 'discrepancies')} {mended}."]
+
+    context.say({"discrepancies": wrong, "repaired": repair and bool(wrong)}, lines)
+    if wrong and not repair:
+        raise click.exceptions.Exit(FAILED)

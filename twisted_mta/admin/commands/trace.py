@@ -1,0 +1,82 @@
+"""``mta trace``: where is this message?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from ...config.units import format_duration
+from ...queue.interfaces import IMessageStore, QueueFilter
+from ..base import Command, pass_context
+from ..context import Context, NotFound
+from ..describe import message_value
+from ..selection import check_id, walk
+from ..story import Story
+from ..timeline import render
+
+_SCAN = 100_000
+"""Deliveries looked through for a Message-ID."""
+
+
+@click.command(cls=Command)
+@click.argument("id_", metavar="ID")
+@pass_context
+def trace(context: Context, id_: str) -> None:
+    """Tell the whole story of a message: how it came, and what became of each recipient.
+
+    ID is the one in the log and in "250 2.0.0 queued as ID". Messages that have left are known for as long as
+    queue.history says. A Message-ID in angle brackets, '<…@…>', finds what is still in the queue.
+    """
+    store = context.store()
+    wanted = _by_message_id(store, id_.strip()) if "@" in id_ else [check_id(id_)]
+    stories = [_known(context, store, one) for one in wanted]
+    if context.json:
+        values = [_value(story) for story in stories]
+        context.answer(values[0] if len(values) == 1 else values)
+        return
+    for number, story in enumerate(stories):
+        reports = {report: read(store, report) for report in story.reports}
+        told = {report: known for report, known in reports.items() if known.events or known.message is not None}
+        context.print([""] * bool(number) + render(story, told, context.now(), context.width))
+
+
+def read(store: IMessageStore, id_: str) -> Story:
+    """All that the store knows of a message."""
+    return Story(
+        id=id_,
+        events=tuple(store.history(id_)),
+        message=store.message(id_),
+        deliveries=tuple(store.deliveries(id_)),
+    )
+
+
+def _known(context: Context, store: IMessageStore, id_: str) -> Story:
+    story = read(store, id_)
+    if story.events or story.message is not None:
+        return story
+    kept = format_duration(context.settings.queue.history)
+    raise NotFound(f"{id_} is not known: never here, or gone for longer than {kept} (queue.history)")
+
+
+def _by_message_id(store: IMessageStore, text: str) -> list[str]:
+    wanted = text if text.startswith("<") else f"<{text}>"
+    found = dict.fromkeys(
+        message.id for message, _ in walk(store, QueueFilter(), limit=_SCAN) if message.message_id == wanted
+    )
+    if not found:
+        raise NotFound(f"no message in the queue has the Message-ID {wanted}; the log has the ids of those that left")
+    return list(found)
+
+
+def _value(story: Story) -> dict[str, Any]:
+    return {
+        "id": story.id,
+        "in_queue": story.message is not None,
+        "message": message_value(story.message) if story.message is not None else None,
+        "recipients": msgspec.to_builtins(story.ends()),
+        "reports": list(story.reports),
+        "about": story.about.about if story.about is not None else None,
+        "events": msgspec.to_builtins(story.events),
+    }

@@ -1,0 +1,91 @@
+"""Messages and deliveries in words, and as the plain values that --json prints.  Shared by several commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..mail.envelope import Delivery, Message, Recipient
+from .tables import Cell, age, due, many, moment, size
+
+
+def sender_of(address: str) -> str:
+    """A sender as people read it; the null sender is "<>"."""
+    return address or "<>"
+
+
+def some(addresses: list[str] | tuple[str, ...], most: int = 3) -> str:
+    """The first few of some addresses, and how many more."""
+    shown = ", ".join(addresses[:most])
+    return f"{shown} and {len(addresses) - most:,} more" if len(addresses) > most else shown
+
+
+def recipient_text(recipient: Recipient) -> str:
+    """A recipient, and what the sender wrote if that was an alias."""
+    if recipient.original and recipient.original != recipient.address:
+        return f"{recipient.address} (as {recipient.original})"
+    return recipient.address
+
+
+def progress(delivery: Delivery, now: float) -> Cell:
+    """How far a delivery has come: "held", "new", "tried 3 times, next in 12m"."""
+    tried = f"tried {many(delivery.attempts, 'time')}" if delivery.attempts else "not tried yet"
+    if delivery.state == "held":
+        return Cell(f"held, {tried}", "magenta")
+    if not delivery.last_reply:
+        return Cell(f"{tried}, {'due' if delivery.attempts else 'first'} {due(delivery.next_attempt, now)}")
+    return Cell(f"deferred, {tried}, next {due(delivery.next_attempt, now)}", "yellow")
+
+
+def came_from(message: Message) -> str:
+    """Where a message came from, in words."""
+    if message.kind == "dsn":
+        return "a report of our own"
+    if not message.client:
+        return "this machine (mta send)" if message.kind == "local" else "this machine"
+    name = f"{message.client} ({message.helo})" if message.helo else message.client
+    return ", ".join(filter(None, [name, message.protocol, f"listener {message.listener}" if message.listener else ""]))
+
+
+def message_facts(message: Message, now: float) -> list[tuple[str, Cell | str]]:
+    """What is known of a message, name by name."""
+    customer = message.customer
+    if customer and message.user:
+        customer += f", user {message.user}"
+    return [
+        ("From", sender_of(message.sender)),
+        ("Message-ID", message.message_id),
+        ("Size", size(message.size)),
+        ("Customer", customer),
+        ("Came from", came_from(message)),
+        ("Arrived", f"{moment(message.arrived)} ({age(now - message.arrived)} ago)"),
+        ("Expires", f"{moment(message.expires)} ({due(message.expires, now)})"),
+    ]
+
+
+def delivery_value(message: Message, delivery: Delivery) -> dict[str, Any]:
+    """A delivery and its message as --json prints them."""
+    return {
+        "id": message.id,
+        "destination": delivery.destination,
+        "customer": delivery.customer,
+        "state": delivery.state,
+        "sender": message.sender,
+        "recipients": [{"address": r.address, "original": r.original or r.address} for r in delivery.recipients],
+        "size": message.size,
+        "arrived": message.arrived,
+        "expires": message.expires,
+        "attempts": delivery.attempts,
+        "last_attempt": delivery.last_attempt or None,
+        "next_attempt": delivery.next_attempt,
+        "last_reply": delivery.last_reply,
+        "last_status": delivery.last_status,
+        "last_host": delivery.last_host,
+        "message_id": message.message_id,
+    }
+
+
+def message_value(message: Message) -> dict[str, Any]:
+    """A message as --json prints it."""
+    names = ("id", "arrived", "sender", "recipients", "size", "expires", "body", "customer", "user", "client", "helo",
+             "protocol", "listener", "message_id", "kind")  # fmt: skip
+    return {name: getattr(message, name) for name in names}

@@ -1,0 +1,142 @@
+"""Which deliveries a command is about: ids, filters, or both; and walking through them page by page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from ..config.units import UnitError, parse_duration
+from ..mail.envelope import Delivery, Message
+from ..mail.ids import ID_CHARS, id_key
+from ..queue.interfaces import IMessageStore, QueueFilter
+from .context import NotFound
+
+PAGE = 1000
+_AGENT = re.compile(r"[a-z][a-z0-9-]*:")
+
+
+class Age(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """A duration such as "2h" or "90s"."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except UnitError as error:
+            self.fail(f'"{value}" {error}')
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose deliveries; they arrive as ``destination``, ``customer`` and so on."""
+    options = [
+        click.option("--destination", metavar="DEST", default="",
+                     help='Where it goes: a domain, or as listed ("smtp:example.org").'),
+        click.option("--customer", metavar="NAME", default=None, help='Whose it is; "" for nobody\'s.'),
+        click.option("--sender", metavar="ADDRESS", default=None,
+                     help='The sender; "@domain" for a whole domain, "<>" for reports.'),
+        click.option("--recipient", metavar="ADDRESS", default="", help='A recipient, or "@domain".'),
+        click.option("--older-than", type=Age(), default=None, help='In the queue for longer, such as "2h".'),
+        click.option("--reason", metavar="TEXT", default="", help="What the last reply contains."),
+        click.option("--state", type=click.Choice(["queued", "held"]), default=None, help="On hold, or not."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def queue_filter(options: dict[str, Any], id_: str = "") -> QueueFilter:
+    """The filter that the options of :func:`filter_options` ask for."""
+    destination = options["destination"]
+    if destination and not _AGENT.match(destination):
+        destination = f"smtp:{destination.lower()}"
+    sender = options["sender"]
+    return QueueFilter(
+        id=id_,
+        destination=destination,
+        customer=options["customer"],
+        sender="" if sender == "<>" else sender,
+        recipient=options["recipient"],
+        state=options["state"],
+        older_than=options["older_than"],
+        reason=options["reason"],
+    )
+
+
+def is_filtered(match: QueueFilter) -> bool:
+    """Whether a filter asks for anything."""
+    return match != QueueFilter()
+
+
+def check_id(text: str) -> str:
+    """A message id as the queue knows it.  Raises :class:`NotFound`."""
+    wanted = text.strip().lower()
+    try:
+        id_key(wanted)
+    except ValueError as error:
+        raise NotFound(str(error)) from None
+    return wanted
+
+
+def check_place(text: str) -> tuple[str, str]:
+    """An "id" or "id/destination", as ``mta queue list`` prints it.  Raises :class:`NotFound`."""
+    name, _, destination = text.strip().partition("/")
+    return check_id(name), destination
+
+
+def walk(
+    store: IMessageStore, match: QueueFilter, after: str = "", limit: int | None = None
+) -> Iterator[tuple[Message, Delivery]]:
+    """The deliveries that match, in order, page by page: what happens to them meanwhile does no harm."""
+    left = limit
+    while left is None or left > 0:
+        wanted = PAGE if left is None else min(PAGE, left)
+        page = store.page(match, after, wanted)
+        yield from page
+        if len(page) < wanted:
+            return
+        message, delivery = page[-1]
+        after = f"{message.id}/{delivery.destination}"
+        if left is not None:
+            left -= len(page)
+
+
+def check_after(text: str) -> str:
+    """--after: where the last page ended.  Raises UsageError."""
+    if text:
+        try:
+            id_key(text[:ID_CHARS].lower())
+        except ValueError:
+            raise click.UsageError('--after takes the "id/destination" that the last page named.') from None
+    return text
+
+
+def selected(
+    store: IMessageStore, places: tuple[str, ...], options: dict[str, Any]
+) -> Callable[[], Iterator[tuple[Message, Delivery]]]:
+    """What ids (or "id/destination") and filters choose together: a function, to be walked more than once.
+
+    Raises :class:`NotFound` for an id that is not in the queue.
+    """
+    match = queue_filter(options)
+    if not places:
+        return lambda: walk(store, match)
+    wanted = []
+    for id_, destination in map(check_place, places):
+        if store.message(id_) is None:
+            raise NotFound(f"{id_} is not in the queue; mta trace {id_} tells what became of it")
+        narrowed = msgspec.structs.replace(match, id=id_, destination=destination or match.destination)
+        wanted.append(narrowed)
+
+    def each() -> Iterator[tuple[Message, Delivery]]:
+        for one in wanted:
+            yield from walk(store, one)
+
+    return each
