@@ -1,0 +1,87 @@
+"""Makes sessions for one listener."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from twisted.cred.portal import Portal
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
+from twisted.mail.smtp import SMTPFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from ..config.settings import Listener, Settings
+from ..directory.interfaces import IDirectory
+from ..mail.events import EventSink
+from ..mail.ids import IdMaker
+from ..mail.status import Reply
+from ..policy.interfaces import IAuthThrottle
+from ..policy.pipeline import Pipeline
+from .reception import Reception
+from .server import MtaServer
+from .sessions import Sessions
+from .tls import ServerTls
+
+
+class MtaServerFactory(SMTPFactory):
+    """The factory of one listener.
+
+    ``name`` is its table in ``[listen]``.  ``pipeline``, ``reception``, ``sessions``, ``throttle`` and ``tls`` may be
+    shared with other listeners; ``tls`` of None offers no STARTTLS, and ``portal`` of None no AUTH.  ``clock`` gives
+    seconds since the epoch.  Listen with what :meth:`listening` gives, which has TLS around it where that is implicit.
+    """
+
+    protocol: type[MtaServer] = MtaServer
+    noisy = False
+
+    def __init__(
+        self,
+        name: str,
+        listener: Listener,
+        settings: Settings,
+        *,
+        reception: Reception,
+        directory: IDirectory,
+        pipeline: Pipeline,
+        throttle: IAuthThrottle,
+        sessions: Sessions,
+        events: EventSink,
+        clock: IReactorTime,
+        portal: Portal | None = None,
+        tls: ServerTls | None = None,
+    ) -> None:
+        super().__init__(portal)  # type: ignore[no-untyped-call]
+        if listener.role == "lmtp":
+            raise ValueError(f'listen.{name}.role: "lmtp" is not served yet; take "mx" or "submission"')
+        if listener.tls == "implicit" and tls is None:
+            raise ValueError(f'listen.{name}.tls: "implicit" needs a certificate')
+        self.name = name
+        self.listener = listener
+        self.reception = reception
+        self.directory = directory
+        self.throttle = throttle
+        self.sessions = sessions
+        self.events = events
+        self.clock = clock
+        self.tls = tls
+        self.new_session_id: Callable[[], str] = IdMaker(int.from_bytes(os.urandom(4), "big"), clock.seconds)
+        self.configure(settings, pipeline)
+
+    def configure(self, settings: Settings, pipeline: Pipeline) -> None:
+        """Take over changed settings and stages.  Sessions that are open use both from their next command on."""
+        self.settings = settings
+        self.pipeline = pipeline
+        self.domain = settings.hostname.encode("ascii")
+        self.greeting = Reply(220, "", f"{settings.hostname} {settings.smtp.banner or 'ESMTP'}")
+        self.hello_replies: dict[tuple[bool, str, str], Reply] = {}
+
+    def listening(self) -> IProtocolFactory:
+        """What to listen with."""
+        if self.listener.tls == "implicit":
+            assert self.tls is not None
+            return TLSMemoryBIOFactory(self.tls, False, self)
+        return self
+
+    def buildProtocol(self, addr: IAddress | None) -> MtaServer:  # type: ignore[override]
+        """A session.  The stock factory would set attributes of each that it can as well ask the factory for."""
+        return self.protocol(self)

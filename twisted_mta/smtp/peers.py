@@ -1,0 +1,32 @@
+"""Who is at the other end of a transport."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from twisted.internet.interfaces import IAddress
+
+
+def peer_address(address: IAddress) -> tuple[str, int]:
+    """The IP address and port of a transport's peer; ("", 0) where there is none, as on a Unix socket.
+
+    An IPv4 address within IPv6 (RFC 4291 §2.5.5.2), as a listener on "::" sees them, is given as the IPv4 address,
+    and an interface's name behind "%" is left out.
+    """
+    host, port = getattr(address, "host", ""), getattr(address, "port", 0)
+    if not isinstance(host, str):
+        return "", 0
+    if ":" in host:
+        host = host.partition("%")[0]
+        try:
+            mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        except ValueError:
+            return "", 0
+        if mapped is not None:
+            host = str(mapped)
+    return host, port
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a client with this address is on our own machine."""
+    return address.startswith("127.") or address == "::1"

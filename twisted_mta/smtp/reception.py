@@ -1,0 +1,315 @@
+"""Taking one message in: header section, storing, routing, commit, hand-over.
+
+Source: RFC 5321 §4.4 (trace fields), §6.1 (responsibility begins with the 250), §6.3 (loops), RFC 6409 §8 (what is
+added to and removed from mail that users hand in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..config.settings import Settings
+from ..mail.envelope import Body, Message, Recipient
+from ..mail.events import Accepted, EventSink, Routed
+from ..mail.header import Head, date, field
+from ..mail.status import MailError, Reply, printable
+from ..policy.interfaces import Peer, Transaction
+from ..policy.limits import limits_for
+from ..queue.interfaces import (
+    CHUNK,
+    Charge,
+    IIncoming,
+    IMessageStore,
+    IRouter,
+    IScheduler,
+    NewDelivery,
+    NewMessage,
+    Routing,
+)
+from .run import run
+from .trace import protocol, received
+
+ContentHook = Callable[[Peer, Transaction, Any], Coroutine[Any, Any, Reply | None]]
+
+UNROUTABLE = "error:unroutable"
+"""The destination of recipients that the router refuses while it takes others of the same message: the delivery's
+first attempt asks the router again, and bounces them."""
+
+_TROUBLE = Reply(451, "4.3.0", "Local trouble: please try again later")
+_log = Logger()
+
+
+class Reception:
+    """Takes messages in; one for the service.  :meth:`begin` begins each.
+
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: IMessageStore,
+        router: IRouter,
+        scheduler: IScheduler,
+        settings: Settings,
+        events: EventSink,
+        clock: IReactorTime,
+    ) -> None:
+        self.store = store
+        self.router = router
+        self.scheduler = scheduler
+        self.events = events
+        self.clock = clock
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over changed settings; messages under way may see either."""
+        self.settings = settings
+
+    def message_bytes(self, peer: Peer) -> int:
+        """How large a message of this peer may be, in octets."""
+        largest = self.settings.smtp.message_bytes
+        if peer.account is None:
+            return largest
+        own = limits_for(self.settings, peer.account.customer).message_bytes
+        return largest if own is None else min(largest, own)
+
+    def begin(self, peer: Peer, transaction: Transaction, hooks: Sequence[ContentHook] = ()) -> Inbound:
+        """Begin a message.  ``hooks`` are asked when its header section is complete.
+
+        Raises :class:`~twisted_mta.queue.interfaces.StoreUnavailable`.
+        """
+        return Inbound(self, self.store.incoming(), peer, transaction, hooks)
+
+
+class Inbound:
+    """One message on its way in.  :meth:`write` its content, then either :meth:`finish` or :meth:`abort`.
+
+    Holds the header section until it is complete, and after that the content as long as it fits into one chunk, so
+    that the scheduler need not read it again.
+    """
+
+    __slots__ = (
+        "_head",
+        "_hooks",
+        "_incoming",
+        "_over",
+        "_peer",
+        "_pieces",
+        "_reception",
+        "_refusal",
+        "_transaction",
+    )
+
+    def __init__(
+        self,
+        reception: Reception,
+        incoming: IIncoming,
+        peer: Peer,
+        transaction: Transaction,
+        hooks: Sequence[ContentHook],
+    ) -> None:
+        self._reception = reception
+        self._incoming = incoming
+        self._peer = peer
+        self._transaction = transaction
+        self._hooks = hooks
+        self._head = Head(reception.settings.smtp.header_bytes)
+        self._pieces: list[bytes] | None = []
+        self._refusal: MailError | None = None
+        self._over = False
+
+    def write(self, data: bytes) -> Deferred[None] | None:
+        """Add content, in which all lines end with CRLF.
+
+        A Deferred: give no more until it fires.  It never fails, nor does this raise for what the content or the
+        store do: once the message is to be refused, :meth:`finish` says so and what comes until then is dropped.
+        """
+        if self._refusal is not None:
+            return None
+        if self._head.complete:
+            return self._store(data)
+        try:
+            return self._judge_head() if self._head.feed(data) else None
+        except MailError as error:
+            self._refuse(error)
+            return None
+
+    async def finish(self, eight_bit: bool) -> Reply:
+        """The content is complete: route, commit and hand over; the reply to give.
+
+        ``eight_bit``: it is not pure ASCII.  Once this is called the message goes its way, whatever becomes of the
+        session.  Raises :class:`~twisted_mta.mail.status.MailError`; then nothing is stored.
+        """
+        try:
+            if self._refusal is None and not self._head.complete:
+                self._head.end()
+                waiting = self._judge_head()
+                if waiting is not None:
+                    await waiting
+            if self._refusal is not None:
+                raise self._refusal
+            return await self._commit("8BITMIME" if eight_bit else "7BIT")
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Forget the message.  Does nothing once it is over."""
+        if not self._over:
+            self._over = True
+            self._pieces = None
+            self._incoming.abort()
+
+    def _refuse(self, error: MailError) -> None:
+        self._refusal = error
+        self.abort()
+
+    def _judge_head(self) -> Deferred[None] | None:
+        settings = self._reception.settings
+        if self._head.count("Received") > settings.smtp.hops:
+            raise MailError(Reply(554, "5.4.6", f"The message has passed more than {settings.smtp.hops} hosts: a loop"))
+        if not self._hooks:
+            return self._store_head()
+        finished: Deferred[None] = Deferred()
+        run(self._ask_hooks(), finished.callback, finished.errback)
+        finished.addErrback(self._failed)
+        return None if finished.called else finished
+
+    async def _ask_hooks(self) -> None:
+        for hook in self._hooks:
+            reply = await hook(self._peer, self._transaction, self._head)
+            if reply is not None:
+                raise MailError(reply)
+        waiting = self._store_head()
+        if waiting is not None:
+            await waiting
+
+    def _store_head(self) -> Deferred[None] | None:
+        """Amend the header section as the standards ask, and store it with what came behind it."""
+        head, peer, transaction = self._head, self._peer, self._transaction
+        settings, now = self._reception.settings, self._reception.clock.seconds()
+        head.remove("Return-Path")  # RFC 5321 §4.4: it is added at the end of the way, and only there
+        if peer.account is not None or peer.role == "submission":
+            head.remove("Bcc")
+            head.remove("Resent-Bcc")
+            if "Date" not in head:  # RFC 6409 §8.1
+                head.append(field("Date", date(now)))
+            if "Message-ID" not in head:  # RFC 6409 §8.3
+                head.append(field("Message-ID", f"<{self._incoming.id}@{settings.hostname}>"))
+        only = transaction.recipients[0] if len(transaction.recipients) == 1 else ""
+        return self._store(head.take(received(peer, settings.hostname, self._incoming.id, now, only)))
+
+    def _store(self, data: bytes) -> Deferred[None] | None:
+        waiting: Deferred[None] | None = self._incoming.write(data)
+        if self._pieces is not None:
+            if self._incoming.size <= CHUNK:
+                self._pieces.append(data)
+            else:
+                self._pieces = None
+        if waiting is not None:
+            waiting.addErrback(self._failed)
+        return waiting
+
+    def _failed(self, failure: Failure) -> None:
+        if isinstance(failure.value, MailError):
+            self._refuse(failure.value)
+        else:
+            _log.failure("A message could not be taken in", failure)
+            self._refuse(MailError(_TROUBLE))
+
+    async def _commit(self, body: Body) -> Reply:
+        reception, incoming, peer, transaction = self._reception, self._incoming, self._peer, self._transaction
+        account = peer.account
+        recipients = tuple([Recipient(address, address) for address in transaction.recipients])
+        lane_customer = peer.customer or next(
+            (known.customer for known in transaction.resolutions if known.customer), ""
+        )
+        routing = await reception.router.route(recipients, lane_customer)
+        deliveries = _deliveries(routing)
+        now = reception.clock.seconds()
+        message_id = self._head.get("Message-ID")
+        message = Message(
+            id=incoming.id,
+            arrived=now,
+            sender=transaction.sender,
+            recipients=len(recipients),
+            size=incoming.size,
+            chunks=-(-incoming.size // CHUNK),
+            expires=now + reception.settings.queue.lifetime,
+            body=body,
+            customer=peer.customer,
+            user=peer.user,
+            client=peer.address,
+            helo=peer.helo,
+            protocol=protocol(peer),
+            listener=peer.listener,
+            message_id=printable(message_id) if message_id else "",
+        )
+        accepted = Accepted(
+            time=now,
+            id=message.id,
+            session=peer.session,
+            client=peer.address,
+            listener=peer.listener,
+            helo=peer.helo,
+            protocol=message.protocol,
+            sender=message.sender,
+            recipients=tuple(transaction.recipients),
+            size=message.size,
+            seconds=max(0.0, now - transaction.started),
+            user=message.user,
+            customer=message.customer,
+            message_id=message.message_id,
+            tls=peer.tls,
+            mechanism=peer.mechanism,
+        )
+        routed = Routed(
+            time=now,
+            id=message.id,
+            destinations={one.destination: tuple([to.address for to in one.recipients]) for one in deliveries},
+            expanded=routing.expanded,
+        )
+        charge = None
+        if account is not None:
+            charge = Charge(
+                customer=account.customer.name,
+                recipients=len(recipients),
+                bytes=message.size,
+                limits=limits_for(reception.settings, account.customer),
+            )
+        armed = reception.scheduler.room(deliveries)
+        new = NewMessage(
+            message=message,
+            deliveries=deliveries,
+            next_attempt=now if armed is None else armed,
+            charge=charge,
+            story=(accepted, routed),
+            lane_customer=lane_customer,
+        )
+        self._over = True  # from here on it is the store's
+        pieces, self._pieces = self._pieces, None
+        await incoming.commit(new)
+        reception.events(accepted)
+        reception.events(routed)
+        if armed is not None:
+            content = None if pieces is None else pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            try:
+                reception.scheduler.offer(new, content)
+            except Exception:  # the message is safe, and due again in a while
+                _log.failure("The scheduler did not take {id}", id=message.id)
+        return Reply(250, "2.0.0", f"queued as {message.id}")
+
+
+def _deliveries(routing: Routing) -> tuple[NewDelivery, ...]:
+    """What to store.  Raises :class:`MailError` when no recipient can be routed."""
+    if not routing.refused:
+        return routing.deliveries
+    if not routing.deliveries:
+        raise MailError(routing.refused[0][1])
+    return (*routing.deliveries, NewDelivery(UNROUTABLE, tuple(recipient for recipient, _ in routing.refused)))

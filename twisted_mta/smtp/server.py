@@ -1,0 +1,402 @@
+"""The receiving SMTP protocol: Twisted's ESMTP server over the sans-I/O core of :mod:`twisted_mta.wire.server`.
+
+Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3207, RFC 4954, RFC 6152, RFC 6409.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ISSLTransport, ITLSTransport
+from twisted.logger import Logger
+from twisted.mail.smtp import ESMTP
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..mail.status import MailError, Reply
+from ..policy.interfaces import Peer, Transaction
+from ..queue.interfaces import QuotaExceeded
+from ..wire import commands as c
+from ..wire import sasl
+from ..wire.server import AuthState, ServerConnection, constant
+from . import authentication, telling, transaction
+from .peers import is_loopback, peer_address
+from .reception import Inbound
+from .run import run
+from .tls import tls_facts
+
+if TYPE_CHECKING:
+    from .factory import MtaServerFactory
+
+BUFFER = 1 << 16
+"""Octets received while a command is pending above which nothing more is read."""
+OUTPUT = 1 << 14
+"""Octets of replies that are gathered before they are written."""
+HANDSHAKE = 60.0
+"""Seconds that a TLS handshake may take."""
+GOODBYE = 10.0
+"""Seconds that a client has to take the last reply before the connection is cut."""
+PROGRESS = 100
+"""Octets of content a second, over each ``smtp.timeout``, below which a client is cut off."""
+
+OK = constant(250, "2.0.0", "OK")
+QUIT = constant(221, "2.0.0", "Goodbye")
+VERIFY = constant(252, "2.0.0", "Addresses are not verified; send mail to find out")
+EXPAND = constant(502, "5.5.1", "EXPN is not served")
+HELP = constant(214, "2.0.0", "RFC 5321 says it all; for people: postmaster")
+READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
+TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
+TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
+TIMEOUT = constant(421, "4.4.2", "Waited too long; closing")
+TOO_MANY_ERRORS = constant(421, "4.7.0", "Too many refused commands; closing")
+TOO_MANY_COMMANDS = constant(421, "4.7.0", "Too many commands in one session; connect again")
+
+_log = Logger()
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class MtaServer(ESMTP):
+    """One session.
+
+    The stock engine (``lineReceived``, ``state_*``, ``do_*``, ``ext_*``, ``validate*``) is never entered: it ends lines
+    at a bare LF, which is SMTP smuggling; runs pipelined commands before earlier ones are answered; keeps what came in
+    clear before STARTTLS; ignores MAIL's parameters; and finds commands by ``getattr``.  Here the core finds the
+    commands, one at a time, and :data:`_HANDLERS` names what each does.
+
+    As a producer it is paused by its transport while the client does not read its replies.
+    """
+
+    # What the stock __init__ would set for its engine, once for all sessions.
+    challengers: dict[bytes, Any] = {}
+    factory: MtaServerFactory
+    transport: Any
+
+    def __init__(self, factory: MtaServerFactory) -> None:
+        # ESMTP.__init__ is left out: it prepares the stock engine, and would cost each session a kilobyte.
+        self.factory = factory
+        self.wire = ServerConnection(factory.settings.smtp.message_bytes)
+        self.peer: Peer = None  # type: ignore[assignment]  # once connected
+        self.transaction: Transaction | None = None
+        self.inbound: Inbound | None = None
+        self.exchange: sasl.Exchange | None = None
+        self.deadline = 0.0
+        self._out: bytes = b""
+        self._busy = False  # a command waits for something
+        self._turning = False
+        self._throttled = False  # the client does not read
+        self._reading = True
+        self._received = 0
+        self.since = 0.0
+        self._reason = ""
+        self.leave: Callable[[], object] | None = None  # gives the account back
+
+    @property  # type: ignore[misc]  # the stock one can be set
+    def host(self) -> bytes:
+        """Our name.  The stock one is the machine's."""
+        return self.factory.domain
+
+    # -- the connection ----------------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Greet, unless there are too many sessions or a policy refuses."""
+        factory, transport = self.factory, self.transport
+        address, port = peer_address(transport.getPeer())
+        secure = ISSLTransport.providedBy(transport)
+        wants_tls = factory.tls is not None and factory.listener.tls == "starttls"
+        self.canStartTLS = wants_tls and not secure and ITLSTransport.providedBy(transport)
+        self.since = now = factory.clock.seconds()
+        self.peer = Peer(
+            session=factory.new_session_id(),
+            address=address,
+            port=port,
+            listener=factory.name,
+            role=factory.listener.role,
+            secure=secure,
+        )
+        if secure:
+            self.wire.tls = "up"
+        elif self.canStartTLS:
+            self.wire.tls = "offered"
+        self.wire.replace = factory.settings.smtp.bare_newline == "replace"
+        self.wire.auth = self._auth_state()
+        self.deadline = now + (HANDSHAKE if secure else factory.settings.smtp.timeout)
+        transport.registerProducer(self, True)
+        crowded = len(factory.sessions) >= factory.settings.smtp.connections
+        factory.sessions.add(self)
+        telling.connected(self)
+        if crowded or factory.sessions.draining:
+            self._answered(transaction.STOPPING if factory.sessions.draining else TOO_BUSY)
+        elif factory.pipeline.connect:
+            self.ask(transaction.connect(self))
+        else:
+            self._answered(factory.greeting)
+
+    def _auth_state(self) -> AuthState:
+        """AUTH is for submission, and passwords travel under TLS, or within the machine (RFC 4954 §4, RFC 8314)."""
+        if self.factory.portal is None or self.factory.listener.role != "submission":
+            return "none"
+        return "offered" if self.peer.secure or is_loopback(self.peer.address) else "needs-tls"
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up."""
+        self.peer.tls = tls_facts(self.transport.getHandle())
+        self.deadline = self.factory.clock.seconds() + self.factory.settings.smtp.timeout
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Forget what was under way; a message whose content is complete goes its way."""
+        factory, peer = self.factory, self.peer
+        if self.inbound is not None:
+            self.inbound.abort()
+            self.inbound = None
+        if peer.secure and not peer.tls:
+            self._reason = "tls"
+            telling.tls_failed(self, reason)
+        self.wire.close()
+        self.transaction = None
+        self.exchange = None
+        self._out = b""
+        factory.sessions.remove(self)
+        for closed in factory.pipeline.closed:
+            closed(peer)
+        authentication.logout(self)
+        telling.disconnected(self, self._reason or "lost")
+
+    # -- bytes in, commands out --------------------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Give bytes to the core.  The stock one cuts lines at LF and runs each at once."""
+        wire = self.wire
+        if wire.state == "closed":
+            return
+        wire.receive(data)
+        if wire.state == "content":
+            self._received += len(data)
+            smtp = self.factory.settings.smtp
+            if self._received >= PROGRESS * smtp.timeout:
+                self._received = 0
+                self.deadline = self.factory.clock.seconds() + smtp.timeout
+        if not self._busy and not self._throttled:
+            self._turn()
+        elif wire.buffered > BUFFER:
+            self._read(False)
+
+    def _turn(self) -> None:
+        """Run commands until one has to wait, or there is none; then send the replies in one write (RFC 2920 §3.2)."""
+        self._turning = True
+        wire = self.wire
+        while not self._busy and not self._throttled:
+            event = wire.next_event()
+            if event is None:
+                break
+            kind = type(event)
+            if kind is not c.Content:
+                self.peer.commands += 1
+                if self.peer.commands > self.factory.settings.smtp.commands and kind is not c.ContentEnd:
+                    self.reply(TOO_MANY_COMMANDS)
+                    continue
+            _HANDLERS[kind](self, event)
+            if len(self._out) > OUTPUT:
+                self._flush()
+        self._turning = False
+        if self._out:
+            self._flush()
+        if wire.state == "closed":
+            self._close()
+        elif not self._busy:
+            if not self._reading and not self._throttled:
+                self._read(True)
+            if self.factory.sessions.draining and wire.state in ("fresh", "greeted"):
+                self._finish(transaction.STOPPING, "shutdown")
+
+    def ask(self, coroutine: Coroutine[Any, Any, Reply]) -> None:
+        """Answer the pending command with what the coroutine returns, now or later."""
+        self._busy = True
+        run(coroutine, self._answered, self._failed)
+
+    def wait(self, waiting: Deferred[None]) -> None:
+        """Do nothing until the Deferred fires, which never fails; no command is pending."""
+        self._busy = True
+        waiting.addCallback(self._waited)
+
+    def _waited(self, _: None) -> None:
+        self._busy = False
+        if self.wire.state != "closed":
+            self._turn()
+
+    def _answered(self, reply: Reply, limit: str = "") -> None:
+        self._busy = False
+        pending = self.wire.pending
+        if pending is None:  # the session has ended meanwhile
+            return
+        if reply.code >= 400:
+            telling.rejected(self, pending, reply, limit)
+        if type(pending) is c.ContentEnd:
+            self.transaction = None
+        self.reply(reply)
+        if not self._turning:
+            self._turn()
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, MailError):
+            self._answered(error.reply, error.limit if isinstance(error, QuotaExceeded) else "")
+        else:
+            _log.failure("A command of {session} failed", Failure(error), session=self.peer.session)  # type: ignore[no-untyped-call]
+            self._answered(TROUBLE)
+
+    def reply(self, reply: Reply) -> None:
+        """Answer the pending command, counting what was refused."""
+        peer, smtp = self.peer, self.factory.settings.smtp
+        if reply.code >= 400:
+            peer.errors += 1
+            if reply.code != 421 and peer.errors > smtp.errors:
+                reply = TOO_MANY_ERRORS
+        self._out += self.wire.answer(reply)
+        self.deadline = self.factory.clock.seconds() + smtp.timeout
+        if self.wire.state == "closed" and not self._reason:
+            self._reason = "refused"
+
+    # -- bytes out ---------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        out, self._out = self._out, b""
+        self.transport.write(out)
+
+    def _read(self, reading: bool) -> None:
+        if reading != self._reading:
+            self._reading = reading
+            if reading:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        """The client does not read its replies: make no more, and take no more commands."""
+        self._throttled = True
+        self._read(False)
+
+    def resumeProducing(self) -> None:
+        """The client has read its replies."""
+        self._throttled = False
+        if not self._busy and self.wire.state != "closed":
+            self._turn()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; :meth:`connectionLost` follows."""
+
+    def _close(self) -> None:
+        """Close once what was said is sent."""
+        self.wire.close()
+        self.deadline = self.factory.clock.seconds() + GOODBYE
+        self.transport.unregisterProducer()  # else the transport would wait for more from us
+        self.transport.loseConnection()
+
+    def _finish(self, reply: Reply, reason: str) -> None:
+        """Say a last word that no command has asked for (RFC 5321 §3.8), and close."""
+        self._reason = self._reason or reason
+        self._out += reply.encode()
+        self._flush()
+        self._close()
+
+    # -- asked by Sessions -------------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """The client was silent, or too slow, for too long.  Never while it waits for us."""
+        if self._busy:
+            self.deadline = self.factory.clock.seconds() + self.factory.settings.smtp.timeout
+        elif self.wire.state == "closed":
+            self.drop()
+        else:
+            self._finish(TIMEOUT, "timeout")
+
+    timeoutConnection = expire  # the stock timer is not used
+
+    def drain(self) -> None:
+        """Say goodbye, unless a message is under way: then :meth:`_turn` does when it is through."""
+        if not self._busy and self.wire.state in ("fresh", "greeted", "auth"):
+            self._finish(transaction.STOPPING, "shutdown")
+
+    def drop(self) -> None:
+        """Cut the connection."""
+        self._reason = self._reason or "shutdown"
+        self.transport.abortConnection()
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def extensions(self) -> dict[bytes, list[bytes] | None]:
+        """What EHLO offers.  The stock server has AUTH and STARTTLS only."""
+        offered: dict[bytes, list[bytes] | None] = {
+            b"PIPELINING": None,
+            b"SIZE": [str(self.factory.settings.smtp.message_bytes).encode("ascii")],
+            b"8BITMIME": None,
+            b"ENHANCEDSTATUSCODES": None,
+        }
+        if self.wire.tls == "offered":
+            offered[b"STARTTLS"] = None
+        if self.wire.auth == "offered":
+            offered[b"AUTH"] = [name.encode("ascii") for name in sasl.MECHANISMS]
+        return offered
+
+    def hello_reply(self, extended: bool) -> Reply:
+        """The reply to HELO, or to EHLO with what is offered just now."""
+        known = self.factory.hello_replies
+        key = (extended, self.wire.tls, self.wire.auth)
+        reply = known.get(key)
+        if reply is None:
+            lines = [self.host]
+            if extended:
+                lines += [b" ".join((word, *(values or ()))) for word, values in self.extensions().items()]
+            reply = known[key] = Reply(250, "", b"\n".join(lines).decode("ascii"))
+        return reply
+
+    def _start_tls(self, _: c.Command) -> None:
+        """STARTTLS.  The stock server keeps the session's state, and what the client had sent behind the command."""
+        self.reply(READY_FOR_TLS)
+        self._flush()
+        authentication.logout(self)
+        peer = self.peer
+        peer.helo, peer.esmtp, peer.secure = "", False, True
+        self.transaction = None
+        self.startedTLS = True
+        self.wire.started_tls()
+        self.wire.auth = self._auth_state()
+        self.deadline = self.factory.clock.seconds() + HANDSHAKE
+        self.transport.startTLS(self.factory.tls)
+
+    def _quit(self, _: c.Command) -> None:
+        self._reason = "quit"
+        self.reply(QUIT)
+
+    def _reset(self, _: c.Command) -> None:
+        self.transaction = None
+        self.reply(OK)
+
+
+def _says(reply: Reply) -> Callable[[MtaServer, Any], None]:
+    return lambda server, event: server.reply(reply)
+
+
+def _asks(command: Callable[[MtaServer, Any], Coroutine[Any, Any, Reply]]) -> Callable[[MtaServer, Any], None]:
+    return lambda server, event: server.ask(command(server, event))
+
+
+_HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
+    c.Hello: _asks(transaction.hello),
+    c.Mail: _asks(transaction.mail),
+    c.Rcpt: _asks(transaction.rcpt),
+    c.Data: _asks(transaction.data),
+    c.Content: transaction.content,
+    c.ContentEnd: _asks(transaction.content_end),
+    c.Reset: MtaServer._reset,
+    c.Noop: _says(OK),
+    c.Quit: MtaServer._quit,
+    c.Verify: _says(VERIFY),
+    c.Expand: _says(EXPAND),
+    c.Help: _says(HELP),
+    c.StartTls: MtaServer._start_tls,
+    c.Auth: authentication.begin,
+    c.AuthResponse: authentication.respond,
+    c.Refused: lambda server, event: server.reply(event.reply),
+}
+"""What each command does; the stock server finds it by ``getattr``, which lets a client choose."""

@@ -1,0 +1,96 @@
+"""The events of a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.python.failure import Failure
+
+from ..mail.events import Connected, Disconnected, Rejected, TlsFailed
+from ..mail.status import Reply, printable
+from ..wire import commands as c
+
+if TYPE_CHECKING:
+    from .server import MtaServer
+
+_STAGES: dict[type[c.Command], str] = {
+    c.Connect: "connect",
+    c.Hello: "helo",
+    c.Mail: "mail",
+    c.Rcpt: "rcpt",
+    c.Data: "data",
+    c.ContentEnd: "content",
+}
+
+
+def connected(server: MtaServer) -> None:
+    """A session has begun."""
+    peer = server.peer
+    server.factory.events(
+        Connected(
+            time=server.since,
+            session=peer.session,
+            client=peer.address,
+            port=peer.port,
+            listener=peer.listener,
+            role=peer.role,
+        )
+    )
+
+
+def rejected(server: MtaServer, command: c.Command, reply: Reply, limit: str = "") -> None:
+    """A command was refused by policy, quota or a fault; nothing is told of other commands than a transaction's."""
+    stage = _STAGES.get(type(command))
+    if stage is None:
+        return
+    peer, under_way = server.peer, server.transaction
+    sender = under_way.sender if under_way is not None else command.sender if isinstance(command, c.Mail) else ""
+    server.factory.events(
+        Rejected(
+            time=server.factory.clock.seconds(),
+            session=peer.session,
+            client=peer.address,
+            listener=peer.listener,
+            stage=stage,
+            reply=str(reply),
+            helo=command.name if isinstance(command, c.Hello) else peer.helo,
+            sender=sender,
+            recipient=command.recipient if isinstance(command, c.Rcpt) else "",
+            user=peer.user,
+            customer=peer.customer,
+            limit=limit,
+        )
+    )
+
+
+def tls_failed(server: MtaServer, reason: Failure) -> None:
+    """A connection was lost before its TLS handshake was through."""
+    peer = server.peer
+    words = printable(str(reason.value)) or type(reason.value).__name__
+    server.factory.events(
+        TlsFailed(
+            time=server.factory.clock.seconds(),
+            session=peer.session,
+            client=peer.address,
+            listener=peer.listener,
+            reason=words,
+        )
+    )
+
+
+def disconnected(server: MtaServer, reason: str) -> None:
+    """A session is over."""
+    peer, now = server.peer, server.factory.clock.seconds()
+    server.factory.events(
+        Disconnected(
+            time=now,
+            session=peer.session,
+            client=peer.address,
+            listener=peer.listener,
+            reason=reason,
+            seconds=max(0.0, now - server.since),
+            commands=peer.commands,
+            messages=peer.messages,
+            errors=peer.errors,
+        )
+    )

@@ -1,0 +1,40 @@
+"""The trace field of a message that we receive.
+
+Source: RFC 5321 §4.4 (Received), RFC 3848 (the ``with`` keywords), §4.1.3 (address literals).
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..mail.header import date
+from ..policy.interfaces import Peer
+
+_ODD = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
+
+
+def protocol(peer: Peer) -> str:
+    """The ``with`` keyword: SMTP, ESMTP, and ESMTP with S for TLS and A for authentication (RFC 3848)."""
+    if not peer.esmtp:
+        return "SMTP"
+    return f"ESMTP{'S' if peer.secure else ''}{'A' if peer.account is not None else ''}"
+
+
+def literal(address: str) -> str:
+    """An IP address as an address literal."""
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def received(peer: Peer, hostname: str, id: str, when: float, recipient: str) -> bytes:  # noqa: A002
+    """The Received field.  ``recipient`` is the only one, or "" (§7.2: several would tell of blind copies).
+
+    What the client called itself is shown as it is, but for characters that no name has.
+    """
+    helo = _ODD.sub("?", peer.helo) or "unknown"
+    tls = f"\t(using {peer.tls.replace(' ', ' with cipher ', 1)})\r\n" if peer.secure else ""
+    client = f" ({literal(peer.address)})" if peer.address else ""
+    end = f"\r\n\tfor <{recipient}>;" if recipient else ";"
+    return (
+        f"Received: from {helo}{client}\r\n{tls}"
+        f"\tby {hostname} with {protocol(peer)} id {id}{end}\r\n\t{date(when)}\r\n"
+    ).encode("ascii", "replace")

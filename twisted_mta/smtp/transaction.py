@@ -1,0 +1,143 @@
+"""What the commands of a mail transaction do: HELO, EHLO, MAIL, RCPT, DATA, the content, RSET.
+
+Each is a coroutine that returns the reply, or raises :class:`~twisted_mta.mail.status.MailError` with it; the session
+answers with that and moves on.  Source: RFC 5321 §3.3 and §4.1.1, RFC 1870 §6, RFC 6409 §4.3.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..mail.status import MailError, Reply, printable
+from ..policy.access import may_relay
+from ..policy.interfaces import Transaction
+from ..wire import commands as c
+from ..wire.content import too_large
+from ..wire.server import constant
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from .server import MtaServer
+
+SENDER_OK = constant(250, "2.1.0", "Sender OK")
+RECIPIENT_OK = constant(250, "2.1.5", "Recipient OK")
+SEND_CONTENT = constant(354, "", "Send the message, and end it with a dot on a line of its own")
+TOO_MANY_RECIPIENTS = constant(452, "4.5.3", "Too many recipients in one transaction; send the others in another")
+AUTHENTICATE = constant(530, "5.7.0", "Authentication required")
+STARTTLS_FIRST = constant(530, "5.7.0", "Send STARTTLS first, then authenticate")
+STOPPING = constant(421, "4.3.2", "The service is stopping; try again later")
+
+
+async def connect(server: MtaServer) -> Reply:
+    """A client has connected; the greeting."""
+    for hook in server.factory.pipeline.connect:
+        reply = await hook(server.peer)
+        if reply is not None:
+            return reply
+    return server.factory.greeting
+
+
+async def hello(server: MtaServer, command: c.Hello) -> Reply:
+    """HELO and EHLO, which also end a transaction (RFC 5321 §4.1.4)."""
+    for hook in server.factory.pipeline.helo:
+        reply = await hook(server.peer, command.name)
+        if reply is not None:
+            return reply
+    server.transaction = None
+    server.peer.helo = command.name
+    server.peer.esmtp = command.extended
+    return server.hello_reply(command.extended)
+
+
+async def mail(server: MtaServer, command: c.Mail) -> Reply:
+    """MAIL."""
+    peer, factory = server.peer, server.factory
+    if factory.sessions.draining:
+        return STOPPING
+    if peer.account is None and peer.role == "submission":
+        return STARTTLS_FIRST if server.wire.auth == "needs-tls" else AUTHENTICATE
+    limit = factory.reception.message_bytes(peer)
+    if command.size > limit:
+        return too_large(limit)
+    transaction = Transaction(command.sender, factory.clock.seconds(), command.size, command.body)
+    if command.params:
+        transaction.params.update(command.params)
+    for hook in factory.pipeline.mail:
+        reply = await hook(peer, transaction)
+        if reply is not None:
+            return reply
+    server.transaction = transaction
+    return SENDER_OK
+
+
+async def rcpt(server: MtaServer, command: c.Rcpt) -> Reply:
+    """RCPT."""
+    peer, factory, transaction = server.peer, server.factory, server.transaction
+    assert transaction is not None
+    if len(transaction.recipients) >= factory.settings.smtp.recipients:
+        return TOO_MANY_RECIPIENTS
+    recipient = command.recipient
+    if recipient == c.POSTMASTER:
+        recipient = postmaster(factory.settings)
+    resolution = await factory.directory.resolve(recipient)
+    for hook in factory.pipeline.rcpt:
+        reply = await hook(peer, transaction, recipient, resolution)
+        if reply is not None:
+            return reply
+    # The stages say all this in better words; it is said again here so that no pipeline makes an open relay.
+    if resolution.kind == "remote":
+        if command.routed:
+            return Reply(550, "5.7.1", "Relaying denied: source routes are not followed")
+        if not may_relay(peer):
+            return Reply(550, "5.7.1", f"Relaying denied: {printable(recipient)}")
+    elif resolution.kind == "unknown":
+        return Reply(550, "5.1.1", f"There is no mailbox {printable(recipient)} here")
+    transaction.recipients.append(recipient)
+    transaction.resolutions.append(resolution)
+    return RECIPIENT_OK
+
+
+def postmaster(settings: Settings) -> str:
+    """Whom ``RCPT TO:<postmaster>`` without a domain means (RFC 5321 §4.5.1)."""
+    local = settings.local
+    if local.postmaster:
+        return local.postmaster
+    return f"postmaster@{local.domains[0] if local.domains else settings.hostname}"
+
+
+async def data(server: MtaServer, command: c.Data) -> Reply:
+    """DATA."""
+    peer, factory, transaction = server.peer, server.factory, server.transaction
+    assert transaction is not None
+    for hook in factory.pipeline.data:
+        reply = await hook(peer, transaction)
+        if reply is not None:
+            return reply
+    server.inbound = factory.reception.begin(peer, transaction, factory.pipeline.content)
+    server.wire.limit = factory.reception.message_bytes(peer)
+    return SEND_CONTENT
+
+
+def content(server: MtaServer, event: c.Content) -> None:
+    """A piece of the content."""
+    inbound = server.inbound
+    assert inbound is not None
+    waiting = inbound.write(event.data)
+    if waiting is not None:
+        server.wait(waiting)
+
+
+async def content_end(server: MtaServer, event: c.ContentEnd) -> Reply:
+    """The end of the content."""
+    inbound, server.inbound = server.inbound, None
+    assert inbound is not None
+    if event.flaw is not None:
+        inbound.abort()
+        raise MailError(event.flaw)
+    if event.data:
+        waiting = inbound.write(event.data)
+        if waiting is not None:
+            await waiting
+    reply = await inbound.finish(event.eight_bit)
+    server.peer.messages += 1
+    return reply
