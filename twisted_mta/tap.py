@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +35,11 @@ class Options(usage.Options):
         optActions={"config": usage.CompleteFiles("*.toml", descr="settings")}  # type: ignore[no-untyped-call]
     )
 
+    def opt_version(self) -> NoReturn:
+        """Display the versions of twisted-mta and Twisted, and exit."""
+        sys.stdout.write(f"twisted-mta {metadata.version('twisted-mta')}, Twisted {metadata.version('twisted')}\n")
+        raise SystemExit(0)
+
     @property
     def config_path(self) -> str | None:
         """The file to read: what the option says, else $MTA_CONFIG, else none.  An empty name is none."""
@@ -60,7 +66,6 @@ def makeService(options: Options) -> IService:  # noqa: N802 - Twisted's name
 
 
 def _give_up(error: config.ConfigError) -> NoReturn:
-    number = len(error.problems)
-    noun = "error" if number == 1 else f"{number} errors"
-    sys.stderr.write(f"{error}\ntwistd mta: not started for {noun} in the settings\n")
+    count = len(error.problems)
+    sys.stderr.write(f"{error}\ntwistd mta: not started, {count} error{'s' * (count > 1)} in the settings\n")
     raise SystemExit(EX_CONFIG)

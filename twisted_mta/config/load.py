@@ -69,7 +69,9 @@ def check(settings: Settings, path: str | None = None) -> list[Problem]:
             lines = key_lines(Path(path).read_text("utf-8"))
         except (OSError, UnicodeDecodeError):
             lines = {}  # they are a courtesy; the settings are read already
-    return [attrs.evolve(problem, file=path or "", line=lines.get(problem.key)) for problem in checks.check(settings)]
+    return [
+        attrs.evolve(problem, file=path or "", line=_line(lines, problem.key)) for problem in checks.check(settings)
+    ]
 
 
 def parse(text: str, file: str = "") -> Settings:
@@ -79,7 +81,7 @@ def parse(text: str, file: str = "") -> Settings:
     except RecursionError:
         raise ConfigError([Problem(file=file, wrong="nests too deep", mend="write tables one below another")]) from None
     except ValueError as error:  # TOMLDecodeError, or int() refusing a number of thousands of digits
-        raise ConfigError([_syntax(str(error), file)]) from None
+        raise ConfigError([_syntax(str(error), file, text)]) from None
     problems = list(_names(raw))
     settings = Settings()
     try:
@@ -88,9 +90,14 @@ def parse(text: str, file: str = "") -> Settings:
         problems += _flatten(error, ())
     if problems:
         lines = key_lines(text)
-        placed = [attrs.evolve(problem, file=file, line=lines.get(problem.key)) for problem in problems]
+        placed = [attrs.evolve(problem, file=file, line=_line(lines, problem.key)) for problem in problems]
         raise ConfigError(sorted(placed, key=lambda problem: problem.line or 0))
     return settings
+
+
+def _line(lines: Mapping[str, int], key: str) -> int | None:
+    """The line of ``key``; that of its table when the file has only the table."""
+    return lines.get(key) or lines.get(key.rpartition(".")[0])
 
 
 def _read(path: str) -> str:
@@ -106,15 +113,15 @@ def _read(path: str) -> str:
         raise ConfigError([Problem(file=path, wrong="is no name of a file", mend=mend)]) from None
 
 
-def _syntax(message: str, file: str) -> Problem:
-    place = re.search(r" \(at line (\d+), column (\d+)\)$", message)
-    line = int(place[1]) if place else None
-    what = message[: place.start()] if place else message
-    where = f" at column {place[2]}" if place else ""
+def _syntax(message: str, file: str, text: str) -> Problem:
+    what, _, place = message.rstrip(")").partition(" (at ")
+    numbers = [int(number) for number in re.findall(r"\d+", place)]
+    line = numbers[0] if numbers else text.count("\n") + 1 if place else None
+    where = f" at column {numbers[1]}" if numbers else ""
     mend = "text goes in quotes, lists in [ ], a table begins with [name]; see https://toml.io"
     if "Cannot declare" in what or "overwrite" in what:
         mend = "write each key and each [table] once"
-    return Problem(file=file, line=line, wrong=f"is not valid TOML{where}: {what}", mend=mend)
+    return Problem(file=file, line=line, wrong=f"is not valid TOML{where}: {what[:120]}", mend=mend)
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:

@@ -264,7 +264,7 @@ class Settings:
     state_dir: str = "./var"
     """Where the queue, the directory, mailboxes and made-up certificates live."""
     workers: int = 0
-    """Worker processes; 0: one process does everything."""
+    """Worker processes; 0: one process does everything.  This version takes no other number."""
     user: str = ""
     """Whom to become once the ports are bound, when started by root; empty: stay."""
     group: str = ""

@@ -54,7 +54,8 @@ def _name_of(value: object) -> str:
 
 def _string(value: object, _: object = None) -> str:
     if not isinstance(value, str):
-        mend = f"write {write_value(str(value))}" if isinstance(value, int) else "write it in quotes"
+        number = isinstance(value, int) and not isinstance(value, bool)
+        mend = f"write {write_value(str(value))}" if number else "write a text in quotes"
         _refuse_type(value, "text", mend)
     if any(ord(char) < 32 or ord(char) == 127 for char in value):
         raise Wrong(value, "has control characters in it", "write it on one line, with plain characters")

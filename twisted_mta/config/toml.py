@@ -57,16 +57,22 @@ def key_lines(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     if '"""' in text or "'''" in text:
         return lines
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
+    table: tuple[str, ...] | None = ()
+    for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.fullmatch(line):
             table = _path(header[1])
-            lines.setdefault(write_path(table), number)
-        elif assignment := _ASSIGNMENT.match(line):
-            path = _path(assignment[1])
-            for end in range(1, len(path) + 1):
-                lines.setdefault(write_path(table + path[:end]), number)
+            _mark(lines, (), table, number)
+        elif line.lstrip().startswith("["):
+            table = None  # a heading that is beyond us, or inside a list: what follows may be anywhere
+        elif table is not None and (assignment := _ASSIGNMENT.match(line)):
+            _mark(lines, table, _path(assignment[1]), number)
     return lines
+
+
+def _mark(lines: dict[str, int], table: tuple[str, ...], path: tuple[str, ...], number: int) -> None:
+    """Notes the line of ``path`` in ``table``, and of the tables between them that it is the first to name."""
+    for end in range(1, len(path) + 1):
+        lines.setdefault(write_path(table + path[:end]), number)
 
 
 def _path(key: str) -> tuple[str, ...]:

@@ -74,9 +74,9 @@ def format_duration(seconds: float) -> str:
 
 
 _BINARY = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
-_DECIMAL = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "KB": 10**3, "B": 1, "": 1}
+_DECIMAL = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "KB": 10**3, "": 1}
 _OCTETS = _BINARY | _DECIMAL
-_SIZE = re.compile(r"(\d{1,18})([A-Za-z]*)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,19})([A-Za-z]*)", re.ASCII)
 _MAX_SIZE = 1 << 60
 _SIZE_MEND = 'write a number with a unit of KiB, MiB, GiB or TiB (or kB, MB, GB, TB), such as "50MiB"'
 
@@ -99,13 +99,8 @@ def parse_size(text: str) -> int:
 
 def format_size(octets: int) -> str:
     """The shortest text that :func:`parse_size` reads as exactly ``octets``."""
-    for unit, size in _BINARY.items():
-        if octets and octets % size == 0:
-            return f"{octets // size}{unit}"
-    for unit, size in _DECIMAL.items():
-        if octets and octets % size == 0:
-            return f"{octets // size}{unit if size > 1 else ''}"
-    return "0"
+    exact = [f"{octets // size}{unit}" for unit, size in _OCTETS.items() if octets % size == 0]
+    return min(exact, key=len) if octets else "0"
 
 
 # --- addresses, networks, hosts --------------------------------------------------------------------------------------
