@@ -38,8 +38,8 @@ format: $(STAMP) ## lay the code out as lint wants it
 bench: $(STAMP) ## measure against Postfix, side by side; writes docs/performance.md (needs root)
 	$(BIN)/python bench/run.py $(ARGS)
 
-docs: $(STAMP)  ## regenerate docs/configuration.md from the settings
-	$(BIN)/python -m twisted_mta.config.document > docs/configuration.md
+docs: $(STAMP)  ## regenerate docs/configuration.md and conf/mta.toml from the settings
+	$(BIN)/python -m twisted_mta.config.reference
 
 clean:          ## remove what make made, and the demonstration's state
 	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache _trial_temp*
