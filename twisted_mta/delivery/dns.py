@@ -125,15 +125,20 @@ class Resolver:
     """
 
     def __init__(self, settings: Dns, reactor: Any, exchange: Exchange | None = None) -> None:
-        self._timeout = settings.timeout
-        self._attempts = max(1, settings.attempts)
-        self._size = settings.cache
-        self._servers = [parse_server(text) for text in settings.servers] or system_servers()
         self._clock: IReactorTime = reactor
         self._exchange: Exchange = exchange or Exchanger(reactor)
         self._cache: OrderedDict[tuple[str, str], _Cached] = OrderedDict()
         self._asking: dict[tuple[str, str], list[Deferred[_Cached]]] = {}
         self._slots = DeferredSemaphore(MAX_EXCHANGES)
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Dns) -> None:
+        """Take over changed settings; what other servers have answered is forgotten."""
+        self._timeout = settings.timeout
+        self._attempts = max(1, settings.attempts)
+        self._size = settings.cache
+        self._servers = [parse_server(text) for text in settings.servers] or system_servers()
+        self._cache.clear()
 
     async def mx(self, name: str) -> Sequence[Mx]:
         """See :class:`IResolver`."""

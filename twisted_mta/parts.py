@@ -1,0 +1,222 @@
+"""The parts of a server, made from the settings and joined.
+
+One place knows what needs what: the service starts these parts with real ports and threads, the test server
+(:mod:`twisted_mta.testing`) with a memory clock.  Making them opens nothing but the directory.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.cred.portal import Portal
+
+from .config.settings import Settings
+from .delivery.dns import IResolver, Resolver
+from .delivery.interfaces import IDeliveryAgent
+from .delivery.maildir import InThread, MaildirAgent
+from .delivery.router import Router
+from .delivery.scheduler import Scheduler
+from .delivery.smtp_agent import LmtpAgent, SmtpAgent
+from .directory.auth import CredentialCache, make_portal
+from .directory.lmdb_directory import LmdbDirectory
+from .directory.passwords import Hasher
+from .mail.events import AnyEvent, EventSink
+from .policy.access import AccessPolicy
+from .policy.connections import ConnectionPolicy
+from .policy.interfaces import IPolicy
+from .policy.pipeline import Pipeline
+from .policy.plugins import configured_policies
+from .policy.quotas import QuotaPolicy
+from .policy.submission import SubmissionPolicy
+from .policy.throttle import AuthThrottle
+from .queue.interfaces import IMessageStore
+from .queue.lmdb_store import LmdbStore
+from .queue.writer import IWriter
+from .report.reporter import Reporter
+from .smtp.factory import MtaServerFactory
+from .smtp.reception import Reception
+from .smtp.sessions import Sessions
+from .smtp.tls import ServerTls
+
+
+def fan_out(*sinks: EventSink) -> EventSink:
+    """One sink that hands each event to all of ``sinks`` in turn."""
+    if len(sinks) == 1:
+        return sinks[0]
+
+    def sink(event: AnyEvent) -> None:
+        for one in sinks:
+            one(event)
+
+    return sink
+
+
+@attrs.define(kw_only=True, slots=True)
+class Parts:
+    """A whole server.  ``start`` and ``stop`` are the owner's to call; listening with ``factories`` is, too."""
+
+    settings: Settings
+    clock: Any
+    store: IMessageStore
+    directory: LmdbDirectory
+    resolver: IResolver
+    router: Router
+    reporter: Reporter
+    agents: Mapping[str, IDeliveryAgent]
+    scheduler: Scheduler
+    reception: Reception
+    hasher: Hasher
+    cache: CredentialCache
+    portal: Portal
+    throttle: AuthThrottle
+    stages: tuple[IPolicy, ...]
+    own_stages: tuple[IPolicy, ...]
+    sessions: Sessions
+    tls: ServerTls | None
+    factories: dict[str, MtaServerFactory]
+    _reconfigurable: tuple[Callable[[Settings], object], ...]
+
+    async def start(self) -> None:
+        """Open the store and begin to deliver; connections may come once this is done.
+
+        Raises :class:`~twisted_mta.queue.interfaces.StoreUnavailable`.
+        """
+        await self.store.start()
+        self.hasher.start()
+        self.scheduler.start()
+
+    async def stop(self, grace: float) -> None:
+        """End the sessions (``grace`` seconds for a message under way), then deliveries, then the store.
+
+        The listening ports must be closed before.
+        """
+        await self.sessions.drain(grace)
+        await self.scheduler.stop()
+        self.hasher.stop()
+        await self.store.stop()
+        self.directory.close()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over settings that a reload may change.  No session is closed and no delivery interrupted.
+
+        A plugin's stages are made anew before anything changes, so that a plugin that refuses its settings leaves all
+        as it was: whatever it raises is passed on.
+        """
+        added = configured_policies(settings, self.directory, self.store, self.clock)
+        self.settings = settings
+        for apply in self._reconfigurable:
+            apply(settings)
+        self.cache.seconds = settings.submission.auth_cache
+        self.directory.reconfigure(settings.local)
+        self.stages = (*self.own_stages, *added)
+        pipeline = Pipeline(self.stages)
+        for factory in self.factories.values():
+            factory.configure(settings, pipeline)
+
+
+def assemble(
+    settings: Settings,
+    reactor: Any,
+    events: EventSink,
+    *,
+    tls: ServerTls | None = None,
+    store: IMessageStore | None = None,
+    writer: IWriter | None = None,
+    resolver: IResolver | None = None,
+    hasher: Hasher | None = None,
+    rng: random.Random | None = None,
+    in_thread: InThread | None = None,
+    agents: Mapping[str, IDeliveryAgent] | None = None,
+) -> Parts:
+    """Make and join the parts.  What is given is used in place of what the service would make.
+
+    ``settings.hostname`` must be set.  Raises OSError when the directory can't be opened, and what plugins raise.
+    """
+    state = Path(settings.state_dir)
+    rng = rng or random.Random()  # noqa: S311 - jitter and the order of equal hosts
+    directory = LmdbDirectory(state / "directory", settings.local, reactor)
+    store = store or LmdbStore(state / "queue", reactor, settings.queue, writer, events)
+    made = resolver is None
+    resolver = resolver or Resolver(settings.dns, reactor)
+    router = Router(settings, directory)
+    reporter = Reporter(settings, store.new_id, router, reactor)
+    smtp = SmtpAgent(settings, resolver, reactor, events, rng=rng)
+    lmtp = LmtpAgent(settings, resolver, reactor, events, rng=rng)
+    maildir = MaildirAgent(settings, settings.hostname, reactor, in_thread)
+    all_agents: dict[str, IDeliveryAgent] = {"smtp": smtp, "lmtp": lmtp, "maildir": maildir, **(agents or {})}
+    scheduler = Scheduler(store, router, all_agents, settings, events, reactor, reporter, rng)
+    reception = Reception(store, router, scheduler, settings, events, reactor)
+    hasher = hasher or Hasher(reactor)
+    cache = CredentialCache(reactor, settings.submission.auth_cache)
+    portal = make_portal(directory, hasher, cache)
+    throttle = AuthThrottle(settings, reactor)
+    connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
+    submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
+    own: tuple[IPolicy, ...] = (connections, access, submission, quotas)
+    stages = (*own, *configured_policies(settings, directory, store, reactor))
+    pipeline = Pipeline(stages)
+    sessions = Sessions(reactor)
+    make = partial(
+        MtaServerFactory,
+        reception=reception,
+        directory=directory,
+        pipeline=pipeline,
+        throttle=throttle,
+        sessions=sessions,
+        events=events,
+        clock=reactor,
+    )
+    factories = {
+        name: make(
+            name,
+            listener,
+            settings,
+            portal=portal if listener.role == "submission" else None,
+            tls=tls if listener.tls != "none" else None,
+        )
+        for name, listener in settings.listen.items()
+    }
+    reconfigurable: list[Callable[[Settings], object]] = [
+        router.reconfigure,
+        reporter.reconfigure,
+        smtp.reconfigure,
+        lmtp.reconfigure,
+        maildir.reconfigure,
+        scheduler.reconfigure,
+        reception.configure,
+        throttle.reconfigure,
+        connections.reconfigure,
+        access.reconfigure,
+        submission.reconfigure,
+        quotas.reconfigure,
+    ]
+    if made and isinstance(resolver, Resolver):
+        own_resolver = resolver
+        reconfigurable.append(lambda changed: own_resolver.reconfigure(changed.dns))
+    return Parts(
+        settings=settings,
+        clock=reactor,
+        store=store,
+        directory=directory,
+        resolver=resolver,
+        router=router,
+        reporter=reporter,
+        agents=all_agents,
+        scheduler=scheduler,
+        reception=reception,
+        hasher=hasher,
+        cache=cache,
+        portal=portal,
+        throttle=throttle,
+        stages=stages,
+        own_stages=own,
+        sessions=sessions,
+        tls=tls,
+        factories=factories,
+        reconfigurable=tuple(reconfigurable),
+    )
