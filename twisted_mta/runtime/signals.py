@@ -20,7 +20,7 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Signals(Service):
-    """Calls functions of the reactor thread on signals, from start to stop; then the former handlers are back.
+    """Calls functions of the reactor thread on signals, from start to stop.
 
     A handler that was there and is a function is called too: twistd has one for SIGUSR1, with which it rotates its own
     log.  What a function raises is logged; it never reaches the reactor.
@@ -39,11 +39,12 @@ class Signals(Service):
             self._former[number] = signal.signal(number, self._caught)
 
     def stopService(self) -> None:  # noqa: N802 - Twisted's name
-        """Puts the former handlers back."""
+        """Puts the former handlers back; where there was none the signal is ignored, for its default would kill us
+        in the midst of finishing."""
         super().stopService()  # type: ignore[no-untyped-call]
         while self._former:
             number, former = self._former.popitem()
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP and former == signal.SIG_DFL else former)
+            signal.signal(number, signal.SIG_IGN if former is signal.SIG_DFL else former)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         former = self._former.get(number)
