@@ -319,7 +319,8 @@ class MtaClient(ESMTPClient):
         self._resume()
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """The connection is gone: Twisted says so here first, and the dot must not count as sent after it."""
+        self._gone = True
         self._resume()
 
     def _resume(self) -> None:
