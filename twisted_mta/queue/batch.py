@@ -1,0 +1,352 @@
+"""One write transaction in the making: the rows that its operations share, read once and written once.
+
+Operations change deliveries, messages and counters through a :class:`Batch` only.  That keeps what must agree in
+agreement: a delivery's row, its place in ``due``, its lane's numbers and its entry in ``wake``, the customer's usage
+and the totals.  Counters are read when first needed and written by :meth:`Batch.flush`, so that fifty messages of one
+customer cost one write of his record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..mail.envelope import Delivery, Message
+from ..mail.events import AnyEvent, Done, HistoryEvent
+from ..mail.ids import id_key
+from .environment import Tables, Txn
+from .quota import Counters
+from .records import (
+    DUE_BYTES,
+    HELD,
+    LANE_BYTES,
+    META_CHANGES,
+    META_TOTALS,
+    TIME_BYTES,
+    LaneRow,
+    Spool,
+    Totals,
+    by_message,
+    chunk_key,
+    decode_counters,
+    decode_delivery,
+    decode_lane,
+    decode_message,
+    decode_totals,
+    delivery_key,
+    destination_key,
+    due_time,
+    encode,
+    lane_key,
+    story_key,
+    usage_key,
+)
+
+FEW_CHUNKS = 16
+"""Content of so many chunks is removed with its message; that of larger ones in slices afterwards."""
+
+Row = tuple[bytes, bytes]
+
+
+class _Lane:
+    """A lane's row in this transaction.  ``earliest`` is the earliest due time added; ``look``: one was taken away."""
+
+    __slots__ = ("earliest", "look", "row", "stored")
+
+    def __init__(self, row: LaneRow, stored: bool) -> None:
+        self.row = row
+        self.stored = stored
+        self.earliest = b""
+        self.look = False
+
+
+class Batch:
+    """What the operations of one write transaction do it with.
+
+    ``events`` are to be emitted once it is committed; ``sweep`` are ids whose content is to be removed in slices.
+    """
+
+    __slots__ = (
+        "_content",
+        "_deliveries",
+        "_due",
+        "_history",
+        "_lanes",
+        "_messages",
+        "_stories",
+        "_tables",
+        "_totals",
+        "_transaction",
+        "_usage",
+        "changed",
+        "events",
+        "now",
+        "sweep",
+        "txn",
+    )
+
+    def __init__(self, tables: Tables, txn: Txn, now: float) -> None:
+        self.txn = txn
+        self.now = now
+        self.events: list[AnyEvent] = []
+        self.sweep: list[bytes] = []
+        self.changed = False
+        self._tables = tables
+        self._transaction = txn.id()
+        self._stories = 0
+        self._lanes: dict[bytes, _Lane] = {}
+        self._usage: dict[str, Counters] = {}
+        self._totals: Totals | None = None
+        # Rows that no other operation of this transaction can ask for, because nobody knows their message's id yet.
+        self._messages: list[Row] = []
+        self._content: list[Row] = []
+        self._deliveries: list[Row] = []
+        self._due: list[Row] = []
+        self._history: list[Row] = []
+
+    # What is counted
+
+    @property
+    def tables(self) -> Tables:
+        """The handles of the tables, for what an operation reads by itself."""
+        return self._tables
+
+    @property
+    def totals(self) -> Totals:
+        """The size of the queue; changing it is counting."""
+        totals = self._totals
+        if totals is None:
+            raw = self.txn.get(META_TOTALS, db=self._tables.meta)
+            totals = self._totals = decode_totals(raw) if raw is not None else Totals()
+        return totals
+
+    def usage(self, customer: str) -> Counters:
+        """A customer's counters; changing them is counting."""
+        counters = self._usage.get(customer)
+        if counters is None:
+            raw = self.txn.get(usage_key(customer), db=self._tables.usage)
+            counters = self._usage[customer] = decode_counters(raw) if raw is not None else Counters(customer)
+        return counters
+
+    def lane(self, destination: str, customer: str) -> _Lane:
+        """A lane's row; changing it is counting."""
+        key = lane_key(destination, customer)
+        lane = self._lanes.get(key)
+        if lane is None:
+            raw = self.txn.get(key, db=self._tables.lane)
+            row = decode_lane(raw) if raw is not None else LaneRow(destination, customer)
+            lane = self._lanes[key] = _Lane(row, raw is not None)
+        return lane
+
+    def look(self, destination: str, customer: str) -> None:
+        """Have the lane's entry in ``wake`` made anew from its deliveries."""
+        self.lane(destination, customer).look = True
+
+    # Messages
+
+    def add_message(self, mid: bytes, message: Message, row: bytes, chunks: Iterable[tuple[int, bytes]]) -> None:
+        """A new message, with the chunks of its content that are not stored yet.  Its deliveries follow."""
+        self._messages.append((mid, row))
+        for number, chunk in chunks:
+            self._content.append((chunk_key(mid, number), chunk))
+        totals = self.totals
+        totals.messages += 1
+        totals.bytes += message.size
+        if message.customer:
+            self.usage(message.customer).queue(1, message.size)
+
+    def message(self, mid: bytes) -> Message | None:
+        """A message that was there before this transaction."""
+        raw = self.txn.get(mid, db=self._tables.message)
+        return decode_message(raw) if raw is not None else None
+
+    def leave(self, mid: bytes) -> None:
+        """Remove a message if none of its deliveries is left."""
+        txn, tables = self.txn, self._tables
+        with txn.cursor(tables.delivery) as cursor:
+            if cursor.set_range(mid) and cursor.key().startswith(mid):
+                return
+        raw = txn.pop(mid, db=tables.message)
+        if raw is None:
+            return
+        message = decode_message(raw)
+        if message.chunks <= FEW_CHUNKS:
+            for number in range(message.chunks):
+                txn.delete(chunk_key(mid, number), db=tables.content)
+        else:
+            self.trash(mid)
+        totals = self.totals
+        totals.messages -= 1
+        totals.bytes -= message.size
+        if message.customer:
+            self.usage(message.customer).queue(-1, -message.size)
+        self.done(message)
+
+    def done(self, message: Message) -> None:
+        """Put on record that no recipient of the message is left."""
+        done = Done(time=self.now, id=message.id, seconds=max(0.0, self.now - message.arrived))
+        self.tell((done,))
+        self.events.append(done)
+
+    def trash(self, mid: bytes) -> None:
+        """Leave content to be removed in slices: now, or after a crash at the next start."""
+        self.txn.put(mid, encode(Spool(0)), db=self._tables.spool)
+        self.sweep.append(mid)
+
+    # Deliveries
+
+    def add_delivery(self, mid: bytes, delivery: Delivery, row: bytes) -> None:
+        """A delivery of a message that is added in this transaction."""
+        time = self._count_in(delivery)
+        lane = lane_key(delivery.destination, delivery.customer)
+        self._deliveries.append((delivery_key(mid, delivery.destination), row))
+        self._due.append((lane + time + mid, b""))
+
+    def delivery(self, mid: bytes, destination: str) -> Delivery | None:
+        """A delivery as it is now."""
+        raw = self.txn.get(delivery_key(mid, destination), db=self._tables.delivery)
+        return decode_delivery(raw) if raw is not None else None
+
+    def put(self, mid: bytes, delivery: Delivery) -> None:
+        """Store a delivery that is not there."""
+        time = self._count_in(delivery)
+        self.txn.put(delivery_key(mid, delivery.destination), encode(delivery), db=self._tables.delivery)
+        self.txn.put(lane_key(delivery.destination, delivery.customer) + time + mid, b"", db=self._tables.due)
+
+    def remove(self, mid: bytes, delivery: Delivery) -> None:
+        """Remove a delivery that is there."""
+        time = self._count_out(delivery)
+        self.txn.delete(delivery_key(mid, delivery.destination), db=self._tables.delivery)
+        self.txn.delete(lane_key(delivery.destination, delivery.customer) + time + mid, db=self._tables.due)
+
+    def replace(self, mid: bytes, old: Delivery, new: Delivery) -> None:
+        """Store a delivery in place of another state of it."""
+        if (old.destination, old.customer) != (new.destination, new.customer):
+            self.remove(mid, old)
+            self.put(mid, new)
+            return
+        before, after = self._count_out(old), self._count_in(new)
+        self.txn.put(delivery_key(mid, new.destination), encode(new), db=self._tables.delivery)
+        if before != after:
+            lane = lane_key(new.destination, new.customer)
+            self.txn.delete(lane + before + mid, db=self._tables.due)
+            self.txn.put(lane + after + mid, b"", db=self._tables.due)
+
+    def _count_in(self, delivery: Delivery) -> bytes:
+        lane = self.lane(delivery.destination, delivery.customer)
+        time = due_time(delivery)
+        row, totals, recipients = lane.row, self.totals, len(delivery.recipients)
+        row.deliveries += 1
+        row.recipients += recipients
+        totals.deliveries += 1
+        totals.recipients += recipients
+        if time is HELD:
+            row.held += 1
+            totals.held += 1
+        elif not lane.earliest or time < lane.earliest:
+            lane.earliest = time
+        return time
+
+    def _count_out(self, delivery: Delivery) -> bytes:
+        lane = self.lane(delivery.destination, delivery.customer)
+        time = due_time(delivery)
+        row, totals, recipients = lane.row, self.totals, len(delivery.recipients)
+        row.deliveries -= 1
+        row.recipients -= recipients
+        totals.deliveries -= 1
+        totals.recipients -= recipients
+        lane.look = True
+        if time is HELD:
+            row.held -= 1
+            totals.held -= 1
+        return time
+
+    # History
+
+    def tell(self, events: Iterable[HistoryEvent]) -> None:
+        """Add to the history."""
+        for mid, story in by_message(events).items():
+            self.add_story(id_key(mid), encode(story))
+
+    def add_story(self, mid: bytes, row: bytes) -> None:
+        """Add events, already encoded, to the history of one message."""
+        self._history.append((story_key(mid, self._transaction, self._stories), row))
+        self._stories += 1
+
+    # The end
+
+    def flush(self) -> None:
+        """Write what was gathered: the last thing before the commit."""
+        tables = self._tables
+        for rows, table in (
+            (self._messages, tables.message),
+            (self._content, tables.content),
+            (self._deliveries, tables.delivery),
+            (self._due, tables.due),
+            (self._history, tables.history),
+        ):
+            if rows:
+                with self.txn.cursor(table) as cursor:
+                    cursor.putmulti(rows)
+        if self._lanes:
+            self._flush_lanes()
+        for customer, counters in self._usage.items():
+            self.txn.put(usage_key(customer), encode(counters), db=tables.usage)
+        if self._totals is not None:
+            self.txn.put(META_TOTALS, encode(self._totals), db=tables.meta)
+        if self.changed:
+            changes = int(self.txn.get(META_CHANGES, db=tables.meta) or b"0") + 1
+            self.txn.put(META_CHANGES, b"%d" % changes, db=tables.meta)
+
+    def _flush_lanes(self) -> None:
+        txn, tables = self.txn, self._tables
+        for key, lane in self._lanes.items():
+            row = lane.row
+            first = b""
+            if lane.look:
+                first = self._first_due(key)
+                wake = b"" if first == HELD else first
+            elif lane.earliest:
+                wake = min(lane.earliest, row.wake) if row.wake else lane.earliest
+            else:
+                wake = row.wake
+            if wake != row.wake:
+                if row.wake:
+                    txn.delete(row.wake + key, db=tables.wake)
+                if wake:
+                    txn.put(wake + key, b"", db=tables.wake)
+                row.wake = wake
+            # A lane with mail is never forgotten, whatever its counters say.
+            if row.deliveries > 0 or first:
+                if not lane.stored:
+                    self.totals.destinations += not self._has_lanes(row.destination)
+                txn.put(key, encode(row), db=tables.lane)
+            elif lane.stored:
+                txn.delete(key, db=tables.lane)
+                self.totals.destinations -= not self._has_lanes(row.destination)
+
+    def _first_due(self, lane: bytes) -> bytes:
+        with self.txn.cursor(self._tables.due) as cursor:
+            if cursor.set_range(lane):
+                key = cursor.key()
+                if key.startswith(lane):
+                    return key[LANE_BYTES : LANE_BYTES + TIME_BYTES]
+        return b""
+
+    def _has_lanes(self, destination: str) -> bool:
+        prefix = destination_key(destination)
+        with self.txn.cursor(self._tables.lane) as cursor:
+            return cursor.set_range(prefix) and cursor.key().startswith(prefix)
+
+    def due_ids(self, lane: bytes, until: bytes, limit: int) -> list[bytes]:
+        """The ids of a lane that are due by a time, the longest due first."""
+        last = lane + until
+        found: list[bytes] = []
+        with self.txn.cursor(self._tables.due) as cursor:
+            more = cursor.set_range(lane)
+            while more and len(found) < limit:
+                key = cursor.key()
+                if len(key) != DUE_BYTES or not key.startswith(lane) or key[: LANE_BYTES + TIME_BYTES] > last:
+                    break
+                found.append(key[LANE_BYTES + TIME_BYTES :])
+                more = cursor.next()
+        return found

@@ -1,0 +1,286 @@
+"""The LMDB environment under the store: opening it, its tables, its map's growth, and room on the disk.
+
+Three rules of LMDB shape this module.  A write transaction belongs to one thread from begin to commit.  The map may be
+grown only while this process has no transaction open: the writer does it while the reactor waits for it and the
+:class:`Gate` keeps the pool's readers out.  Another process may have grown the map, which the next transaction is told
+by ``MapResizedError`` and adopts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lmdb
+
+from ..mail.events import EventSink, Service
+from ..mail.status import Reply
+from .interfaces import StoreUnavailable
+from .records import META_SCHEMA, SCHEMA, TABLES
+from .rules import disk_full, unavailable
+
+Txn: TypeAlias = "lmdb.Transaction[bytes]"
+Db: TypeAlias = Any
+
+LEAST_FREE = 1 << 16
+MAX_READERS = 512
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Tables:
+    """The handles of the tables, by the names that :mod:`.records` describes."""
+
+    __slots__ = TABLES
+
+    message: Db
+    content: Db
+    delivery: Db
+    due: Db
+    wake: Db
+    lane: Db
+    usage: Db
+    history: Db
+    spool: Db
+    meta: Db
+
+
+class Gate:
+    """Keeps the growth of the map and the read transactions of other threads apart."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers = 0
+        self.wanted = False
+        """Whether somebody waits for the readers to leave: a long reader gives up and begins anew."""
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold off growth."""
+        with self._changed:
+            while self.wanted:
+                self._changed.wait()
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody reads, and hold off those that come."""
+        with self._changed:
+            while self.wanted:
+                self._changed.wait()
+            self.wanted = True
+            while self._readers:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.wanted = False
+                self._changed.notify_all()
+
+
+class Environment:
+    """One open LMDB environment.  Whoever opens it closes it."""
+
+    def __init__(self, path: str | os.PathLike[str], map_size: int, *, sync: bool = True) -> None:
+        self.path = Path(path)
+        self.gate = Gate()
+        self._sync = sync
+        self._step = _pages(map_size)
+        self._env = self._open()
+        try:
+            self.tables = self._open_tables()
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _open(self) -> lmdb.Environment:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return lmdb.open(
+                str(self.path),
+                map_size=self._step,
+                mode=0o600,
+                max_dbs=2 * len(TABLES),
+                max_readers=MAX_READERS,
+                max_spare_txns=1,
+                readahead=False,
+                sync=self._sync,
+            )
+        except (lmdb.Error, OSError) as error:
+            raise _cannot_open(self.path, error) from error
+
+    def _open_tables(self) -> Tables:
+        try:
+            self._env.reader_check()
+            with self.read() as txn:
+                fresh = not txn.stat(self._env.open_db())["entries"]
+            if fresh:
+                self._create()
+            tables = Tables()
+            with self.read() as txn:
+                for name in TABLES:
+                    setattr(tables, name, self._env.open_db(name.encode(), txn=txn, create=False))
+                self._check_schema(txn.get(META_SCHEMA, db=tables.meta))
+        except lmdb.Error as error:
+            raise _cannot_open(self.path, error) from error
+        return tables
+
+    def _create(self) -> None:
+        # Another process may be creating it too: whoever is second finds it done.
+        with self._env.begin(write=True) as txn:
+            for name in TABLES:
+                self._env.open_db(name.encode(), txn=txn)
+            meta = self._env.open_db(b"meta", txn=txn)
+            if txn.get(META_SCHEMA, db=meta) is None:
+                txn.put(META_SCHEMA, b"%d" % SCHEMA, db=meta)
+
+    def _check_schema(self, found: bytes | None) -> None:
+        if found is None or not found.isdigit():
+            raise _refused(self.path, "it is not a mail queue")
+        if int(found) != SCHEMA:
+            raise _refused(self.path, f"its schema is {found.decode()}, and this version of the program knows {SCHEMA}")
+
+    def begin(self) -> Txn:
+        """Begin a write transaction: waits for other processes' to end.  Raises ``lmdb.MapResizedError``."""
+        return self._env.begin(write=True)
+
+    def commit(self, txn: Txn) -> None:
+        """Commit and sync a write transaction.  Where it fails, the transaction is gone and nothing of it is kept."""
+        txn.commit()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Txn]:
+        """A short read transaction on the reactor's thread.  Not to be held across turns."""
+        try:
+            txn = self._env.begin()
+        except lmdb.MapResizedError:
+            self.adopt()
+            txn = self._env.begin()
+        try:
+            yield txn
+        finally:
+            txn.abort()
+
+    @contextlib.contextmanager
+    def read_in_thread(self, buffers: bool = False) -> Iterator[Any]:
+        """A read transaction on another thread.  Raises ``lmdb.MapResizedError``: adopt on the reactor's and retry."""
+        with self.gate.reading():
+            txn: Any = self._env.begin(buffers=True) if buffers else self._env.begin()
+            try:
+                yield txn
+            finally:
+                txn.abort()
+
+    def adopt(self) -> None:
+        """Take over the size to which another process has grown the map."""
+        with self.gate.alone():
+            self._env.set_mapsize(0)
+
+    def grow(self, free: int) -> int:
+        """Make the map larger; ``free`` is what the disk has.  Raises StoreUnavailable when that is nothing."""
+        size = self.map_size
+        if free < LEAST_FREE:
+            raise disk_full()
+        with self.gate.alone():
+            self._env.reader_check()
+            self._env.set_mapsize(_pages(size + min(size, free)))
+        return self.map_size
+
+    @property
+    def map_size(self) -> int:
+        """Octets of the map."""
+        return int(self._env.info()["map_size"])
+
+    @property
+    def map_used(self) -> int:
+        """Octets of the map that have ever been in use; freed ones are used again."""
+        return (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
+
+    def sync(self) -> None:
+        """Sync all that is committed, where commits do not."""
+        if not self._sync:
+            self._env.sync(True)
+
+    def close(self) -> None:
+        """Close it: no transaction may be open."""
+        self._env.close()
+
+
+def _pages(size: int) -> int:
+    page = os.sysconf("SC_PAGE_SIZE")
+    return max(-(-size // page), 64) * page
+
+
+def _cannot_open(path: Path, error: Exception) -> StoreUnavailable:
+    if isinstance(error, PermissionError):
+        return _refused(path, "permission denied; it belongs to another user")
+    if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PanicError):
+        return _refused(path, f"its file is damaged ({error}); restore it from a backup, or move it away to begin anew")
+    return _refused(path, str(error))
+
+
+def _refused(path: Path, why: str) -> StoreUnavailable:
+    return StoreUnavailable(Reply(451, "4.3.0", f"The queue in {path} can't be opened: {why}"))
+
+
+def failure_of(error: BaseException) -> tuple[StoreUnavailable, bool]:
+    """What a failed transaction tells the client, and whether the store may not go on before it is opened anew.
+
+    A full disk passes.  After any other failure (a sync's above all) nobody knows what the disk holds: the kernel
+    reports such an error once and may have dropped what was not written.
+    """
+    if isinstance(error, StoreUnavailable):
+        return error, False
+    code = getattr(error, "code", None) or getattr(error, "errno", None) or 0
+    if isinstance(error, lmdb.DiskError) or abs(code) in _NO_SPACE:
+        return disk_full(), False
+    return unavailable(), True
+
+
+class Disk:
+    """The free space under the store, looked at no more than once a second."""
+
+    def __init__(self, path: Path, reserve: int, clock: Callable[[], float], events: EventSink) -> None:
+        self._path = path
+        self._reserve = reserve
+        self._clock = clock
+        self._events = events
+        self._looked: float | None = None
+        self._free = 0
+        self._low = False
+
+    def sample(self) -> int:
+        """Octets that are free now."""
+        stat = os.statvfs(self._path)
+        self._free = stat.f_bavail * stat.f_frsize
+        return self._free
+
+    def free(self) -> int:
+        """Octets that were free within the last second."""
+        now = self._clock()
+        if self._looked is None or not 0 <= now - self._looked < 1:
+            self._looked = now
+            self.sample()
+            low = self._free < self._reserve
+            if low != self._low:
+                self._low = low
+                detail = f"{self._free} octets are free, {self._reserve} are the reserve"
+                self._events(Service(time=now, what="disk-low" if low else "disk-ok", detail=detail))
+        return self._free
+
+    @property
+    def low(self) -> bool:
+        """Whether less than the reserve is free."""
+        self.free()
+        return self._low

@@ -1,0 +1,144 @@
+"""One message on its way into the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .interfaces import CHUNK, IIncoming, NewMessage
+from .operations import Accept, Discard, WriteChunk
+from .rules import unavailable
+
+if TYPE_CHECKING:
+    from .writer import IWriter
+
+HELD_CHUNKS = 2
+"""Content of up to so many chunks is written with its message, in one transaction."""
+
+MOVING_CHUNKS = 2
+"""Chunks on their way to the disk at which the producer is asked to pause.
+
+With less than one chunk that is being filled, and what one more read of a transport brings (64 KiB), that makes four.
+"""
+
+
+@implementer(IIncoming)
+class Incoming:
+    """Gathers content; what is larger than :data:`HELD_CHUNKS` goes to the disk while it arrives."""
+
+    __slots__ = ("_drained", "_ended", "_failure", "_first", "_held", "_held_size", "_moving", "_owner", "_paused",
+                 "_writer", "id", "size")  # fmt: skip
+
+    def __init__(self, id: str, owner: int, writer: IWriter) -> None:  # noqa: A002
+        self.id = id
+        self.size = 0
+        self._owner = owner
+        self._writer = writer
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._first = 0
+        self._moving = 0
+        self._ended = False
+        self._failure: Failure | None = None
+        self._paused: Deferred[None] | None = None
+        self._drained: Deferred[None] | None = None
+
+    def write(self, data: bytes) -> Deferred[None] | None:
+        """Add content.  See :meth:`.interfaces.IIncoming.write`."""
+        if self._failure is not None:
+            return fail(self._failure)
+        self._writer.breathe()
+        self._held.append(data)
+        self._held_size += len(data)
+        self.size += len(data)
+        if self._held_size <= (CHUNK if self._first else HELD_CHUNKS * CHUNK):
+            return None
+        self._move()
+        if self._moving < MOVING_CHUNKS or self._failure is not None:
+            return fail(self._failure) if self._failure is not None else None
+        if self._paused is None:
+            self._paused = Deferred()
+        return self._paused
+
+    def _move(self) -> None:
+        """Send all whole chunks to the disk."""
+        held = b"".join(self._held)
+        whole = len(held) // CHUNK * CHUNK
+        for at in range(0, whole, CHUNK):
+            operation = WriteChunk(self.id, self._first, held[at : at + CHUNK], self._owner)
+            self._first += 1
+            self._moving += 1
+            operation.deferred.addCallbacks(self._moved, self._lost)
+            self._writer.submit(operation)
+        self._held = [held[whole:]]
+        self._held_size = len(held) - whole
+
+    def _moved(self, _: object) -> None:
+        self._moving -= 1
+        if self._moving < MOVING_CHUNKS and self._paused is not None:
+            paused, self._paused = self._paused, None
+            paused.callback(None)
+        if not self._moving and self._drained is not None:
+            self._drained.callback(None)
+
+    def _lost(self, failure: Failure) -> None:
+        self._moving -= 1
+        if self._failure is None:
+            self._failure = failure
+        if self._paused is not None:
+            paused, self._paused = self._paused, None
+            paused.errback(failure)
+        if not self._moving and self._drained is not None:
+            self._drained.callback(None)
+
+    def commit(self, new: NewMessage) -> Deferred[None]:
+        """Commit the message.  See :meth:`.interfaces.IIncoming.commit`."""
+        if self._ended:
+            return fail(RuntimeError("this message was committed or aborted before"))
+        self._ended = True
+        if not self._first:
+            return self._commit(new)
+        if not self._moving:
+            return self._commit(new).addErrback(self._give_up)
+        self._drained = Deferred()
+        return self._drained.addCallback(lambda _: self._commit(new)).addErrback(self._give_up)
+
+    def _commit(self, new: NewMessage) -> Deferred[None]:
+        if self._failure is not None:
+            return fail(self._failure)
+        held = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held = []
+        if len(held) <= CHUNK:
+            content = [held] if held else []
+        else:
+            content = [held[at : at + CHUNK] for at in range(0, len(held), CHUNK)]
+        try:
+            operation = Accept(new, self.size, self._first, content, self._first > 0)
+        except Exception:
+            return fail()
+        return self._writer.submit(operation)
+
+    def _give_up(self, failure: Failure) -> Failure:
+        self._discard()
+        return failure
+
+    def abort(self) -> None:
+        """Forget the message.  See :meth:`.interfaces.IIncoming.abort`."""
+        if self._ended:
+            return
+        self._ended = True
+        self._held = []
+        if self._failure is None:
+            self._failure = Failure(unavailable(text="The message was given up"))  # type: ignore[no-untyped-call]
+        if self._paused is not None:
+            paused, self._paused = self._paused, None
+            paused.errback(self._failure)
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._first:
+            # Where it fails, the next start of a store does it.
+            self._writer.submit(Discard(self.id)).addErrback(lambda failure: None)

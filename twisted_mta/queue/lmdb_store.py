@@ -1,0 +1,245 @@
+"""The durable queue in LMDB.
+
+How it is laid out: :mod:`.records`.  How it is written: :mod:`.work` and :mod:`.writer`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import lmdb
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..config.settings import Queue
+from ..mail.envelope import Delivery, Lane, Message
+from ..mail.events import EventSink, HistoryEvent, no_events
+from ..mail.ids import IdMaker, id_key, time_floor
+from .environment import Disk, Environment
+from .incoming import Incoming
+from .interfaces import (
+    Charge,
+    Claim,
+    IIncoming,
+    IMessageStore,
+    QueueFilter,
+    QueueStats,
+    QuotaExceeded,
+    Settlement,
+    Usage,
+)
+from .operations import Act, Enter, Expire, Orphan, Settle, Sweep, TakeDue, Tell
+from .owners import Owners
+from .reading import Reader
+from .rules import ACTIONS, disk_full, stopping
+from .verify import Mend, Verifier
+from .writer import IWriter, ThreadWriter
+
+
+@implementer(IMessageStore)
+class LmdbStore:
+    """See :class:`~twisted_mta.queue.interfaces.IMessageStore`.
+
+    ``path`` is a directory of its own, made with mode 0700.  ``clock`` gives the time.  ``writer`` is a
+    :class:`~twisted_mta.queue.writer.ThreadWriter` on the global reactor unless given; an
+    :class:`~twisted_mta.queue.writer.InlineWriter` needs no reactor at all.  Any number of processes may have the same
+    path open; one process opens it once.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        clock: IReactorTime,
+        settings: Queue | None = None,
+        writer: IWriter | None = None,
+        events: EventSink = no_events,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._settings = settings if settings is not None else Queue()
+        self._events = events
+        self._writer: IWriter = writer if writer is not None else ThreadWriter()
+        self._environment: Environment | None = None
+        self._ids: IdMaker | None = None
+        self._owner = 0
+        self._told: dict[Tell, list[HistoryEvent]] = {}
+        self._stopping = True
+
+    # Life
+
+    def start(self) -> Deferred[None]:
+        """Open it and remove what dead processes left."""
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        if self._environment is not None:
+            raise RuntimeError("the store is open already")
+        settings = self._settings
+        environment = Environment(self._path, settings.map_size, sync=settings.sync == "always")
+        self._environment = environment
+        self._disk = Disk(environment.path, settings.disk_reserve, self._clock.seconds, self._events)
+        self._reader = Reader(environment, self._disk)
+        self._owners = Owners(environment.path / "owners")
+        self._writer.open(environment, self._disk, self._clock, self._events)
+        try:
+            self._owner = await self._writer.submit(Enter())
+            self._owners.enter(self._owner)
+            self._owners.clean()
+            self._ids = IdMaker(self._owner, self._clock.seconds)
+            for key in await self._writer.submit(Orphan(self._owners.alive)):
+                while await self._writer.submit(Sweep(key)):
+                    pass
+        except BaseException:
+            await self._close()
+            raise
+        self._stopping = False
+
+    def stop(self) -> Deferred[None]:
+        """Finish what is being committed and close."""
+        if self._environment is None:
+            return succeed(None)
+        self._stopping = True
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        await self._writer.close()
+        if self._environment is not None:
+            environment, self._environment = self._environment, None
+            self._owners.leave()
+            environment.close()
+
+    # Mail in
+
+    def incoming(self) -> IIncoming:
+        """Begin a message."""
+        if self._stopping:
+            raise stopping()
+        if self._disk.low:
+            raise disk_full()
+        return Incoming(self.new_id(), self._owner, self._writer)
+
+    def new_id(self) -> str:
+        """A new message id."""
+        if self._ids is None:
+            raise stopping()
+        return self._ids()
+
+    def usage(self, customer: str) -> Usage:
+        """What a customer has used."""
+        return self._reader.usage(customer, self._clock.seconds())
+
+    def check(self, charge: Charge) -> QuotaExceeded | None:
+        """Whether a charge would be refused."""
+        return self._reader.check(charge, self._clock.seconds())
+
+    # Mail out
+
+    def due(self, now: float, limit: int) -> list[Lane]:
+        """The lanes that are due."""
+        self._writer.breathe()
+        return self._reader.due(now, limit)
+
+    def next_due(self) -> float | None:
+        """When the next delivery is due."""
+        return self._reader.next_due()
+
+    def claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred[list[Claim]]:
+        """Take what is due in a lane.  ``rearm`` is given the delivery with the attempt counted in."""
+        return self._writer.submit(TakeDue(lane, now, limit, rearm))
+
+    def settle(self, settlements: Sequence[Settlement]) -> Deferred[None]:
+        """Write how attempts ended."""
+        try:
+            operation = Settle(settlements)
+        except Exception:
+            return fail()
+        return self._writer.submit(operation)
+
+    def read(self, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
+        """One chunk of content."""
+        if self._environment is None:
+            return fail(stopping())
+        return self._writer.read(self._reader.chunk, id, chunk).addErrback(self._read_again, id, chunk)
+
+    def _read_again(self, failure: Failure, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
+        failure.trap(lmdb.MapResizedError)  # type: ignore[no-untyped-call]
+        if self._environment is None:
+            return fail(stopping())
+        self._environment.adopt()
+        return self._writer.read(self._reader.chunk, id, chunk)
+
+    # Looking
+
+    def message(self, id: str) -> Message | None:  # noqa: A002
+        """A message."""
+        return self._reader.message(id)
+
+    def deliveries(self, id: str) -> list[Delivery]:  # noqa: A002
+        """What is queued of a message."""
+        return self._reader.deliveries(id)
+
+    def page(self, match: QueueFilter, after: str = "", limit: int = 100) -> list[tuple[Message, Delivery]]:
+        """One page of deliveries."""
+        self._writer.breathe()
+        return self._reader.page(match, after, limit, self._clock.seconds())
+
+    def stats(self) -> QueueStats:
+        """The size of the queue."""
+        return self._reader.stats()
+
+    def history(self, id: str) -> list[HistoryEvent]:  # noqa: A002
+        """What became of a message."""
+        waiting = [event for events in self._told.values() for event in events if event.id == id]
+        return self._reader.history(id) + waiting
+
+    # On record
+
+    def tell(self, events: Iterable[HistoryEvent]) -> None:
+        """Add to the history with whatever is committed next."""
+        told = list(events)
+        operation = Tell(told)
+        self._told[operation] = told
+        # The words of a store that fails are in the log of the writer, and with whoever wanted mail to be written.
+        operation.deferred.addBoth(lambda _: self._told.pop(operation, None) and None)
+        self._writer.submit(operation, lazily=True)
+
+    def expire_history(self, before: float, limit: int) -> Deferred[int]:
+        """Forget old histories."""
+        return Deferred.fromCoroutine(self._expire(id_key(time_floor(before)), limit))
+
+    async def _expire(self, end: bytes, limit: int) -> int:
+        count = 0
+        position: bytes | None = b""
+        while position is not None and count < limit:
+            forgotten, position = await self._writer.submit(Expire(position, end, limit - count))
+            count += forgotten
+        return count
+
+    # Operators
+
+    def act(self, action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> Deferred[int]:
+        """An operator's action."""
+        if action not in ACTIONS:
+            return fail(ValueError(f"no such action: {action!r}"))
+        return self._writer.submit(Act(action, deliveries, who, now))
+
+    def changes(self) -> int:
+        """The count of operators' actions."""
+        return self._reader.changes()
+
+    def verify(self, repair: bool) -> Deferred[list[str]]:
+        """Recount everything."""
+        return Deferred.fromCoroutine(self._verify(repair))
+
+    async def _verify(self, repair: bool) -> list[str]:
+        assert self._environment is not None
+        findings = await self._writer.read(Verifier(self._environment, self._owners.alive).run)
+        if repair:
+            for after in (False, True):
+                mends = [finding for finding in findings if finding.after == after]
+                if mends:
+                    await self._writer.submit(Mend(mends))
+        return [finding.line for finding in findings]

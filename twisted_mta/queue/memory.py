@@ -1,0 +1,319 @@
+"""The queue in memory: the in-memory twin of the LMDB store, for tests and to try things out.
+
+Everything is done at once and every Deferred has fired already; nothing survives the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from ..config.settings import Queue
+from ..mail.envelope import Delivery, Lane, Message
+from ..mail.events import Done, EventSink, HistoryEvent, no_events
+from ..mail.ids import IdMaker, id_time
+from .interfaces import (
+    CHUNK,
+    Charge,
+    Claim,
+    IIncoming,
+    IMessageStore,
+    NewMessage,
+    QueueFilter,
+    QueueStats,
+    QuotaExceeded,
+    Settlement,
+    Usage,
+)
+from .operations import operator_event
+from .quota import Counters
+from .records import destination_key
+from .rules import ACTIONS, acted, chunks, deliveries_of, joined, matches, remaining, split_after, stopping
+
+replace = msgspec.structs.replace
+
+
+@implementer(IIncoming)
+class MemoryIncoming:
+    """A message on its way in."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.id = store.new_id()
+        self.size = 0
+        self._store = store
+        self._content: list[bytes] = []
+        self._ended = False
+
+    def write(self, data: bytes) -> Deferred[None] | None:
+        """Add content."""
+        if self._ended:
+            return fail(stopping())
+        self._content.append(data)
+        self.size += len(data)
+        return None
+
+    def commit(self, new: NewMessage) -> Deferred[None]:
+        """Store the message."""
+        if self._ended:
+            return fail(RuntimeError("this message was committed or aborted before"))
+        self._ended = True
+        return execute(self._store.accept, new, b"".join(self._content))
+
+    def abort(self) -> None:
+        """Forget the message."""
+        self._ended = True
+        self._content = []
+
+
+@implementer(IMessageStore)
+class MemoryStore:
+    """See :class:`~twisted_mta.queue.interfaces.IMessageStore`.  ``clock`` gives the time."""
+
+    def __init__(self, clock: IReactorTime, settings: Queue | None = None, events: EventSink = no_events) -> None:
+        self._clock = clock
+        self._settings = settings if settings is not None else Queue()
+        self._events = events
+        self._ids = IdMaker(1, clock.seconds)
+        self._running = False
+        self._changes = 0
+        self._messages: dict[str, Message] = {}
+        self._content: dict[str, bytes] = {}
+        self._deliveries: dict[tuple[str, str], Delivery] = {}
+        self._counters: dict[str, Counters] = {}
+        self._history: dict[str, list[HistoryEvent]] = {}
+
+    # Life
+
+    def start(self) -> Deferred[None]:
+        """Be ready."""
+        self._running = True
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """Refuse more.  What is queued is there after another ``start``."""
+        self._running = False
+        return succeed(None)
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise stopping()
+
+    # Mail in
+
+    def incoming(self) -> IIncoming:
+        """Begin a message."""
+        self._check_running()
+        return MemoryIncoming(self)
+
+    def new_id(self) -> str:
+        """A new message id."""
+        return self._ids()
+
+    def _counted(self, customer: str) -> Counters:
+        return self._counters.setdefault(customer, Counters(customer))
+
+    def usage(self, customer: str) -> Usage:
+        """What a customer has used."""
+        return self._counted(customer).usage(self._clock.seconds())
+
+    def check(self, charge: Charge) -> QuotaExceeded | None:
+        """Whether a charge would be refused."""
+        return self._counted(charge.customer).check(charge, self._clock.seconds())
+
+    def accept(self, new: NewMessage, content: bytes) -> None:
+        """Store a message if the quotas allow it."""
+        self._check_running()
+        if new.charge is not None:
+            charge = replace(new.charge, bytes=len(content))
+            counters, now = self._counted(charge.customer), self._clock.seconds()
+            exceeded = counters.check(charge, now)
+            if exceeded is not None:
+                raise exceeded
+            counters.charge(charge, now)
+        self._store(new, content)
+
+    def _store(self, new: NewMessage, content: bytes) -> None:
+        message = replace(new.message, size=len(content), chunks=chunks(len(content)))
+        self.tell(new.story)
+        self._messages[message.id] = message
+        self._content[message.id] = content
+        if message.customer:
+            self._counted(message.customer).queue(1, message.size)
+        for delivery in deliveries_of(new):
+            self._deliveries[message.id, delivery.destination] = delivery
+        self._leave(message.id)
+
+    def _leave(self, mid: str) -> None:
+        if self.deliveries(mid) or mid not in self._messages:
+            return
+        message = self._messages.pop(mid)
+        del self._content[mid]
+        if message.customer:
+            self._counted(message.customer).queue(-1, -message.size)
+        now = self._clock.seconds()
+        done = Done(time=now, id=mid, seconds=max(0.0, now - message.arrived))
+        self.tell((done,))
+        self._events(done)
+
+    # Mail out
+
+    def _queued(self) -> list[Delivery]:
+        return [delivery for delivery in self._deliveries.values() if delivery.state == "queued"]
+
+    def due(self, now: float, limit: int) -> list[Lane]:
+        """The lanes that are due."""
+        first: dict[Lane, float] = {}
+        for delivery in self._queued():
+            if delivery.next_attempt <= now:
+                first[delivery.lane] = min(delivery.next_attempt, first.get(delivery.lane, delivery.next_attempt))
+        return sorted(first, key=lambda lane: first[lane])[:limit]
+
+    def next_due(self) -> float | None:
+        """When the next delivery is due."""
+        return min((delivery.next_attempt for delivery in self._queued()), default=None)
+
+    def claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred[list[Claim]]:
+        """Take what is due in a lane.  ``rearm`` is given the delivery with the attempt counted in."""
+        return execute(self._claim, lane, now, limit, rearm)
+
+    def _claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> list[Claim]:
+        self._check_running()
+        due = [delivery for delivery in self._queued() if delivery.lane == lane and delivery.next_attempt <= now]
+        claims = []
+        for delivery in sorted(due, key=lambda delivery: (delivery.next_attempt, delivery.id))[:limit]:
+            begun = replace(delivery, attempts=delivery.attempts + 1, last_attempt=now)
+            begun = replace(begun, next_attempt=rearm(begun))
+            self._deliveries[begun.id, begun.destination] = begun
+            message = self._messages[begun.id]
+            claims.append(Claim(message, begun, self._content[begun.id] if message.size <= CHUNK else None))
+        return claims
+
+    def settle(self, settlements: Sequence[Settlement]) -> Deferred[None]:
+        """Write how attempts ended."""
+        return execute(self._settle, settlements)
+
+    def _settle(self, settlements: Sequence[Settlement]) -> None:
+        self._check_running()
+        for settlement in settlements:
+            self.tell(settlement.story)
+            claimed = settlement.delivery
+            there = self._deliveries.pop((claimed.id, claimed.destination), None)
+            if there is None:
+                continue
+            for new, content in settlement.reports:
+                self._store(new, content)
+            for delivery in remaining(there, settlement):
+                key = (delivery.id, delivery.destination)
+                present = self._deliveries.get(key)
+                self._deliveries[key] = delivery if present is None else joined(present, delivery)
+            self._leave(claimed.id)
+
+    def read(self, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
+        """One chunk of content."""
+        if id not in self._messages or not 0 <= chunk < self._messages[id].chunks:
+            return fail(KeyError(id))
+        return succeed(self._content[id][chunk * CHUNK : (chunk + 1) * CHUNK])
+
+    # Looking
+
+    def message(self, id: str) -> Message | None:  # noqa: A002
+        """A message."""
+        return self._messages.get(id)
+
+    def _sorted(self) -> list[Delivery]:
+        return sorted(self._deliveries.values(), key=_place)
+
+    def deliveries(self, id: str) -> list[Delivery]:  # noqa: A002
+        """What is queued of a message."""
+        return [delivery for delivery in self._sorted() if delivery.id == id]
+
+    def page(self, match: QueueFilter, after: str = "", limit: int = 100) -> list[tuple[Message, Delivery]]:
+        """One page of deliveries."""
+        now = self._clock.seconds()
+        mid, destination = split_after(after)
+        found = [
+            (self._messages[delivery.id], delivery)
+            for delivery in self._sorted()
+            if (not after or _place(delivery) > (mid, destination_key(destination)))
+            and matches(match, self._messages[delivery.id], delivery, now)
+        ]
+        return found[:limit]
+
+    def stats(self) -> QueueStats:
+        """The size of the queue."""
+        return QueueStats(
+            messages=len(self._messages),
+            deliveries=len(self._deliveries),
+            recipients=sum(len(delivery.recipients) for delivery in self._deliveries.values()),
+            bytes=sum(message.size for message in self._messages.values()),
+            held=len(self._deliveries) - len(self._queued()),
+            destinations=len({destination for _, destination in self._deliveries}),
+            oldest=self._messages[min(self._messages)].arrived if self._messages else None,
+            map_size=0,
+            map_used=0,
+            disk_free=0,
+        )
+
+    # On record
+
+    def history(self, id: str) -> list[HistoryEvent]:  # noqa: A002
+        """What became of a message."""
+        return list(self._history.get(id, ()))
+
+    def tell(self, events: Iterable[HistoryEvent]) -> None:
+        """Add to the history."""
+        for event in events:
+            self._history.setdefault(event.id, []).append(event)
+
+    def expire_history(self, before: float, limit: int) -> Deferred[int]:
+        """Forget old histories."""
+        old = [mid for mid in sorted(self._history) if id_time(mid) < before and mid not in self._messages][:limit]
+        for mid in old:
+            del self._history[mid]
+        return succeed(len(old))
+
+    # Operators
+
+    def act(self, action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> Deferred[int]:
+        """An operator's action."""
+        if action not in ACTIONS:
+            return fail(ValueError(f"no such action: {action!r}"))
+        return execute(self._act, action, deliveries, who, now)
+
+    def _act(self, action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> int:
+        self._check_running()
+        self._changes += 1
+        count = 0
+        for key in deliveries:
+            delivery = self._deliveries.get(key)
+            if delivery is None:
+                continue
+            count += 1
+            after = acted(delivery, action, now)
+            if after is delivery:
+                continue
+            event = operator_event(delivery, action, who, now)
+            self.tell((event,))
+            self._events(event)
+            if after is None:
+                del self._deliveries[key]
+                self._leave(delivery.id)
+            else:
+                self._deliveries[key] = after
+        return count
+
+    def changes(self) -> int:
+        """The count of operators' actions."""
+        return self._changes
+
+    def verify(self, repair: bool) -> Deferred[list[str]]:
+        """Nothing is counted twice here."""
+        return succeed([])
+
+
+def _place(delivery: Delivery) -> tuple[str, bytes]:
+    return delivery.id, destination_key(delivery.destination)

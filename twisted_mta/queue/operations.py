@@ -1,0 +1,425 @@
+"""What can be done inside a write transaction.  Each operation applies in full or, raising MailError, not at all.
+
+An operation is made on the reactor's thread, where all that can be prepared is (keys and rows encoded), and applied by
+the writer with a :class:`~twisted_mta.queue.batch.Batch`.  It may be applied again in a fresh transaction, when the
+map was full or a neighbour failed: it keeps no state of its own between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from ..mail.envelope import Delivery, Lane
+from ..mail.events import HistoryEvent, Operator
+from ..mail.ids import id_key
+from .batch import Batch
+from .interfaces import CHUNK, Charge, Claim, NewMessage, Settlement
+from .records import (
+    META_INCARNATION,
+    Spool,
+    by_message,
+    chunk_key,
+    decode_spool,
+    encode,
+    lane_key,
+    safe_id_key,
+    time_key,
+)
+from .rules import acted, chunks, deliveries_of, joined, remaining
+
+replace = msgspec.structs.replace
+
+SWEEP_CHUNKS = 64
+"""Chunks that one operation removes: 4 MiB."""
+
+
+class Operation:
+    """One piece of work for the writer.  ``deferred`` fires with what :meth:`apply` returns once it is committed.
+
+    ``weight``: octets to be written.  ``bulk``: it gives way to others.
+    """
+
+    __slots__ = ("deferred",)
+    weight: int = 0
+    bulk: bool = False
+
+    def __init__(self) -> None:
+        self.deferred: Deferred[Any] = Deferred()
+
+    def apply(self, batch: Batch) -> Any:
+        """Do it.  An iterator is run to its end in slices, all in one transaction; its last item is the result.
+
+        Raises MailError before the first write, or not at all.
+        """
+        raise NotImplementedError
+
+
+class Accept(Operation):
+    """Store a new message, with the chunks of its content from number ``first`` on that are not stored yet."""
+
+    __slots__ = (
+        "_charge",
+        "_chunks",
+        "_deliveries",
+        "_first",
+        "_key",
+        "_message",
+        "_row",
+        "_spooled",
+        "_stories",
+        "weight",
+    )
+
+    def __init__(self, new: NewMessage, size: int, first: int, content: Sequence[bytes], spooled: bool = False) -> None:
+        super().__init__()
+        self._message = message = replace(new.message, size=size, chunks=chunks(size))
+        self._charge = replace(new.charge, bytes=size) if new.charge is not None else None
+        self._key = id_key(message.id)
+        self._row = encode(message)
+        self._first = first
+        self._chunks = content
+        self._spooled = spooled
+        self._deliveries = [(delivery, encode(delivery)) for delivery in deliveries_of(new)]
+        self._stories = [(id_key(mid), encode(story)) for mid, story in by_message(new.story).items()]
+        self.weight = sum([len(chunk) for chunk in content]) + len(self._row)
+
+    def apply(self, batch: Batch) -> None:
+        charge = self._charge
+        if charge is not None:
+            self._pay(batch, charge)
+        self.store(batch)
+
+    def _pay(self, batch: Batch, charge: Charge) -> None:
+        counters = batch.usage(charge.customer)
+        exceeded = counters.check(charge, batch.now)
+        if exceeded is not None:
+            raise exceeded
+        counters.charge(charge, batch.now)
+
+    def store(self, batch: Batch) -> None:
+        """Store it whatever the quotas say."""
+        key = self._key
+        for mid, row in self._stories:
+            batch.add_story(mid, row)
+        if not self._deliveries:
+            # Nobody is to get it: it is at its end already.
+            if self._spooled:
+                batch.trash(key)
+            batch.done(self._message)
+            return
+        if self._spooled:
+            batch.txn.delete(key, db=batch.tables.spool)
+        batch.add_message(key, self._message, self._row, enumerate(self._chunks, self._first))
+        for delivery, row in self._deliveries:
+            batch.add_delivery(key, delivery, row)
+
+
+def accept_whole(new: NewMessage, content: bytes) -> Accept:
+    """The operation that stores a message whose content is at hand."""
+    parts = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)] if len(content) > CHUNK else [content]
+    return Accept(new, len(content), 0, parts if content else ())
+
+
+class WriteChunk(Operation):
+    """Store one chunk of a message that is coming in."""
+
+    __slots__ = ("_chunk", "_key", "_number", "_owner", "weight")
+    bulk = True
+
+    def __init__(self, mid: str, number: int, chunk: bytes, owner: int) -> None:
+        super().__init__()
+        self._key = id_key(mid)
+        self._number = number
+        self._chunk = chunk
+        self._owner = owner
+        self.weight = len(chunk)
+
+    def apply(self, batch: Batch) -> None:
+        if not self._number:
+            batch.txn.put(self._key, encode(Spool(self._owner)), db=batch.tables.spool)
+        batch.txn.put(chunk_key(self._key, self._number), self._chunk, db=batch.tables.content)
+
+
+class Discard(Operation):
+    """Give up a message that was coming in; its content is removed in slices."""
+
+    __slots__ = ("_key",)
+    bulk = True
+
+    def __init__(self, mid: str) -> None:
+        super().__init__()
+        self._key = id_key(mid)
+
+    def apply(self, batch: Batch) -> None:
+        if batch.txn.get(self._key, db=batch.tables.spool) is not None:
+            batch.trash(self._key)
+
+
+class Sweep(Operation):
+    """Remove a slice of content that belongs to nobody.  The result: whether some is left."""
+
+    __slots__ = ("key",)
+    bulk = True
+    weight = CHUNK  # nothing is written, but pages are touched
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__()
+        self.key = key
+
+    def apply(self, batch: Batch) -> bool:
+        raw = batch.txn.get(self.key, db=batch.tables.spool)
+        if raw is None or decode_spool(raw).owner:
+            return False
+        with batch.txn.cursor(batch.tables.content) as cursor:
+            for _ in range(SWEEP_CHUNKS):
+                if not cursor.set_range(self.key) or not cursor.key().startswith(self.key):
+                    batch.txn.delete(self.key, db=batch.tables.spool)
+                    return False
+                cursor.delete()
+        return True
+
+
+class TakeDue(Operation):
+    """Claim what is due in a lane."""
+
+    __slots__ = ("_lane", "_limit", "_now", "_rearm")
+
+    def __init__(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> None:
+        super().__init__()
+        self._lane = lane
+        self._now = now
+        self._limit = limit
+        self._rearm = rearm
+
+    def apply(self, batch: Batch) -> list[Claim]:
+        lane = self._lane
+        txn, tables = batch.txn, batch.tables
+        key = lane_key(lane.destination, lane.customer)
+        until = time_key(self._now)
+        claims: list[Claim] = []
+        for mid in batch.due_ids(key, until, self._limit):
+            delivery = batch.delivery(mid, lane.destination)
+            message = batch.message(mid)
+            if delivery is None or message is None or delivery.customer != lane.customer:
+                # A defect left this behind.  It must not hold up the lane; `verify` tells of the rest.
+                self._forget(batch, key, mid, until)
+                continue
+            begun = replace(delivery, attempts=delivery.attempts + 1, last_attempt=self._now)
+            begun = replace(begun, next_attempt=self._rearm(begun))
+            batch.replace(mid, delivery, begun)
+            content: bytes | None = None
+            if message.chunks <= 1:
+                content = txn.get(chunk_key(mid, 0), db=tables.content) if message.chunks else b""
+            claims.append(Claim(message, begun, content))
+        return claims
+
+    def _forget(self, batch: Batch, lane: bytes, mid: bytes, until: bytes) -> None:
+        with batch.txn.cursor(batch.tables.due) as cursor:
+            more = cursor.set_range(lane)
+            while more and cursor.key().startswith(lane) and cursor.key()[: len(lane) + len(until)] <= lane + until:
+                more = cursor.delete() if cursor.key().endswith(mid) else cursor.next()
+        batch.look(self._lane.destination, self._lane.customer)
+
+
+class Settle(Operation):
+    """Write how attempts ended."""
+
+    __slots__ = ("_parts", "weight")
+
+    def __init__(self, settlements: Sequence[Settlement]) -> None:
+        super().__init__()
+        self._parts = [
+            (settlement, id_key(settlement.delivery.id), _stories(settlement), _reports(settlement))
+            for settlement in settlements
+        ]
+        self.weight = sum([report.weight for _, _, _, reports in self._parts for report in reports])
+
+    def apply(self, batch: Batch) -> Any:
+        parts = self._parts
+        if len(parts) == 1:
+            self._settle(batch, *parts[0])
+            return None
+        return self._steps(batch)
+
+    def _steps(self, batch: Batch) -> Iterator[None]:
+        for part in self._parts:
+            self._settle(batch, *part)
+            yield
+
+    def _settle(
+        self,
+        batch: Batch,
+        settlement: Settlement,
+        mid: bytes,
+        stories: Sequence[tuple[bytes, bytes]],
+        reports: Sequence[Accept],
+    ) -> None:
+        for key, row in stories:
+            batch.add_story(key, row)
+        there = batch.delivery(mid, settlement.delivery.destination)
+        if there is None:
+            return
+        for report in reports:
+            report.store(batch)
+        stay = remaining(there, settlement)
+        if len(stay) == 1 and stay[0].destination == there.destination:
+            batch.replace(mid, there, stay[0])
+            return
+        batch.remove(mid, there)
+        for delivery in stay:
+            # The route may lead to where others of this message wait already.
+            present = batch.delivery(mid, delivery.destination)
+            if present is None:
+                batch.put(mid, delivery)
+            else:
+                batch.replace(mid, present, joined(present, delivery))
+        if not stay:
+            batch.leave(mid)
+
+
+_NO_ROWS: Sequence[tuple[bytes, bytes]] = ()
+_NO_REPORTS: Sequence[Accept] = ()
+
+
+def _stories(settlement: Settlement) -> Sequence[tuple[bytes, bytes]]:
+    story = settlement.story
+    if not story:
+        return _NO_ROWS
+    return [(id_key(mid), encode(events)) for mid, events in by_message(story).items()]
+
+
+def _reports(settlement: Settlement) -> Sequence[Accept]:
+    if not settlement.reports:
+        return _NO_REPORTS
+    return [accept_whole(new, content) for new, content in settlement.reports]
+
+
+class Act(Operation):
+    """An operator's action.  The result: how many deliveries were there."""
+
+    __slots__ = ("_action", "_deliveries", "_now", "_who")
+
+    def __init__(self, action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> None:
+        super().__init__()
+        self._action = action
+        self._deliveries = tuple(deliveries)
+        self._who = who
+        self._now = now
+
+    def apply(self, batch: Batch) -> Iterator[int]:
+        count = 0
+        batch.changed = True
+        for name, destination in self._deliveries:
+            mid = safe_id_key(name)
+            delivery = batch.delivery(mid, destination) if mid is not None else None
+            if mid is not None and delivery is not None:
+                count += 1
+                self._act(batch, mid, delivery)
+            yield count
+        if not self._deliveries:
+            yield 0
+
+    def _act(self, batch: Batch, mid: bytes, delivery: Delivery) -> None:
+        after = acted(delivery, self._action, self._now)
+        if after is delivery:
+            return
+        event = operator_event(delivery, self._action, self._who, self._now)
+        batch.tell((event,))
+        batch.events.append(event)
+        if after is None:
+            batch.remove(mid, delivery)
+            batch.leave(mid)
+        else:
+            batch.replace(mid, delivery, after)
+
+
+def operator_event(delivery: Delivery, action: str, who: str, now: float) -> Operator:
+    """What goes on record of an operator's action."""
+    recipients = tuple([recipient.address for recipient in delivery.recipients])
+    return Operator(time=now, id=delivery.id, action=action, who=who, recipients=recipients)
+
+
+class Tell(Operation):
+    """Add to the history."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, events: Iterable[HistoryEvent]) -> None:
+        super().__init__()
+        self._rows = [(id_key(mid), encode(story)) for mid, story in by_message(events).items()]
+
+    def apply(self, batch: Batch) -> None:
+        for key, row in self._rows:
+            batch.add_story(key, row)
+
+
+class Expire(Operation):
+    """Forget histories of messages that left the queue, of the ids from ``start`` to ``end``.
+
+    The result: how many were forgotten, and where to go on, None at the end.
+    """
+
+    __slots__ = ("_end", "_limit", "_start")
+    bulk = True
+    LOOKS = 256
+
+    def __init__(self, start: bytes, end: bytes, limit: int) -> None:
+        super().__init__()
+        self._start = start
+        self._end = end
+        self._limit = limit
+
+    def apply(self, batch: Batch) -> tuple[int, bytes | None]:
+        count = 0
+        position = self._start
+        with batch.txn.cursor(batch.tables.history) as cursor:
+            for _ in range(self.LOOKS):
+                if not cursor.set_range(position):
+                    return count, None
+                mid = cursor.key()[:10]
+                if mid >= self._end:
+                    return count, None
+                if count >= self._limit:
+                    break
+                if batch.txn.get(mid, db=batch.tables.message) is None:
+                    while cursor.key().startswith(mid) and cursor.delete():
+                        pass
+                    count += 1
+                position = mid + b"\xff" * 13
+        return count, position
+
+
+class Enter(Operation):
+    """Enter this process: its incarnation's number, never given before."""
+
+    __slots__ = ()
+
+    def apply(self, batch: Batch) -> int:
+        meta = batch.tables.meta
+        number = (int(batch.txn.get(META_INCARNATION, db=meta) or b"0") + 1) % (1 << 28) or 1
+        batch.txn.put(META_INCARNATION, b"%d" % number, db=meta)
+        return number
+
+
+class Orphan(Operation):
+    """Hand what a process that died was receiving to the sweep.  The result: the keys to be swept."""
+
+    __slots__ = ("_alive",)
+
+    def __init__(self, alive: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._alive = alive
+
+    def apply(self, batch: Batch) -> list[bytes]:
+        keys: list[bytes] = []
+        with batch.txn.cursor(batch.tables.spool) as cursor:
+            rows = [(key, decode_spool(value).owner) for key, value in cursor]
+        for key, owner in rows:
+            if not owner or not self._alive(owner):
+                batch.txn.put(key, encode(Spool(0)), db=batch.tables.spool)
+                keys.append(key)
+        return keys

@@ -1,0 +1,70 @@
+"""Which processes that use the store are alive.
+
+Each has a number, its incarnation, and holds a lock on a file of that name as long as it lives: the kernel lets go of
+it however the process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+class Owners:
+    """The lock files in a directory of the store's."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._own: tuple[Path, int] | None = None
+
+    def enter(self, incarnation: int) -> None:
+        """Say that this process lives under that number, from before it is used until :meth:`leave`."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        path = self._directory / str(incarnation)
+        while True:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Somebody who cleans up may have removed it before we had the lock.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    break
+            os.close(descriptor)
+        self._own = (path, descriptor)
+
+    def leave(self) -> None:
+        """Give up the number."""
+        if self._own is not None:
+            path, descriptor = self._own
+            self._own = None
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def alive(self, incarnation: int) -> bool:
+        """Whether the process of that number lives."""
+        return self._alive(self._directory / str(incarnation), remove=False)
+
+    def clean(self) -> None:
+        """Remove the files of the dead."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._directory.iterdir():
+                if path.name.isdigit():
+                    self._alive(path, remove=True)
+
+    def _alive(self, path: Path, remove: bool) -> bool:
+        if self._own is not None and self._own[0] == path:
+            return True
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if remove:
+                path.unlink(missing_ok=True)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False

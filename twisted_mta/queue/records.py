@@ -1,0 +1,185 @@
+"""The tables of the LMDB store: their keys and the records in them.
+
+All keys are bytes whose order is the order of the query they serve, and none is longer than 42 octets: what a peer may
+choose (destinations, customers' names) is in them as a hash.
+
+=============  ====================================  ==============================================================
+table          key                                   value
+=============  ====================================  ==============================================================
+``message``    id                                    :class:`~twisted_mta.mail.envelope.Message`
+``content``    id, chunk number                      up to :data:`~twisted_mta.queue.interfaces.CHUNK` octets
+``delivery``   id, destination                       :class:`~twisted_mta.mail.envelope.Delivery`
+``due``        lane, time, id                        nothing; a held delivery's time is :data:`HELD`
+``wake``       time, lane                            nothing; one for each lane with a due delivery: its earliest
+``lane``       lane (destination, customer)          :class:`LaneRow`
+``usage``      customer                              :class:`~twisted_mta.queue.quota.Counters`
+``history``    id, transaction, number in it         a list of :data:`~twisted_mta.mail.events.HistoryEvent`
+``spool``      id                                    :class:`Spool`: content without a message, yet or any more
+``meta``       name                                  schema version, incarnation, changes, :class:`Totals`
+=============  ====================================  ==============================================================
+
+Records are MessagePack arrays that begin with a version tag.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from ..mail.envelope import Delivery, Message
+from ..mail.events import HistoryEvent
+from ..mail.ids import ID_BYTES, id_key
+from .quota import Counters
+
+SCHEMA: Final = 1
+TABLES: Final = ("message", "content", "delivery", "due", "wake", "lane", "usage", "history", "spool", "meta")
+
+DESTINATION_BYTES: Final = 16
+CUSTOMER_BYTES: Final = 8
+LANE_BYTES: Final = DESTINATION_BYTES + CUSTOMER_BYTES
+TIME_BYTES: Final = 8
+DUE_BYTES: Final = LANE_BYTES + TIME_BYTES + ID_BYTES
+
+HELD: Final = b"\xff" * TIME_BYTES
+"""In place of the time of a delivery that an operator holds."""
+_LAST_TIME: Final = (1 << 63) - 1
+
+META_SCHEMA: Final = b"schema"
+META_INCARNATION: Final = b"incarnation"
+META_CHANGES: Final = b"changes"
+META_TOTALS: Final = b"totals"
+
+
+class LaneRow(msgspec.Struct, array_like=True, tag=1):
+    """A lane that has mail.  ``wake`` is the time (8 octets) of its entry in ``wake``, empty if all is held."""
+
+    destination: str
+    customer: str
+    deliveries: int = 0
+    recipients: int = 0
+    held: int = 0
+    wake: bytes = b""
+
+
+class Totals(msgspec.Struct, array_like=True, tag=1):
+    """The size of the whole queue."""
+
+    messages: int = 0
+    deliveries: int = 0
+    recipients: int = 0
+    bytes: int = 0
+    held: int = 0
+    destinations: int = 0
+
+
+class Spool(msgspec.Struct, array_like=True, tag=1):
+    """Content that belongs to no message: one that is coming in, or (``owner`` 0) one to be removed.
+
+    ``owner`` is the incarnation of the process that receives it.
+    """
+
+    owner: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+decode_message = msgspec.msgpack.Decoder(Message).decode
+decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
+decode_lane = msgspec.msgpack.Decoder(LaneRow).decode
+decode_counters = msgspec.msgpack.Decoder(Counters).decode
+decode_totals = msgspec.msgpack.Decoder(Totals).decode
+decode_spool = msgspec.msgpack.Decoder(Spool).decode
+decode_history = msgspec.msgpack.Decoder(list[HistoryEvent]).decode
+
+_pack_time = Struct(">Q").pack
+_pack_chunk = Struct(">H").pack
+_pack_story = Struct(">QI").pack
+MAX_CHUNKS: Final = 1 << 16
+
+
+def _digest(text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+@functools.lru_cache(16384)
+def destination_key(destination: str) -> bytes:
+    """What stands for a destination in keys."""
+    return _digest(destination, DESTINATION_BYTES)
+
+
+@functools.lru_cache(16384)
+def customer_key(customer: str) -> bytes:
+    """What stands for a customer in keys of lanes."""
+    return _digest(customer, CUSTOMER_BYTES)
+
+
+@functools.lru_cache(16384)
+def lane_key(destination: str, customer: str) -> bytes:
+    """The key of a lane: those of one destination stand together."""
+    return destination_key(destination) + customer_key(customer)
+
+
+@functools.lru_cache(4096)
+def usage_key(customer: str) -> bytes:
+    """The key of a customer's counters."""
+    return _digest(customer, DESTINATION_BYTES)
+
+
+def time_key(when: float) -> bytes:
+    """A time, in seconds since the epoch, as it stands in keys: microseconds."""
+    return _pack_time(min(max(int(when * 1e6), 0), _LAST_TIME))
+
+
+def key_time(key: bytes) -> float:
+    """The time that :func:`time_key` gave."""
+    return int.from_bytes(key, "big") / 1e6
+
+
+def due_time(delivery: Delivery) -> bytes:
+    """The time under which a delivery stands in ``due``."""
+    return HELD if delivery.state == "held" else time_key(delivery.next_attempt)
+
+
+def due_key(delivery: Delivery, mid: bytes) -> bytes:
+    """The key of a delivery in ``due``."""
+    return lane_key(delivery.destination, delivery.customer) + due_time(delivery) + mid
+
+
+def delivery_key(mid: bytes, destination: str) -> bytes:
+    """The key of a delivery."""
+    return mid + destination_key(destination)
+
+
+def chunk_key(mid: bytes, number: int) -> bytes:
+    """The key of a chunk of content."""
+    return mid + _pack_chunk(number)
+
+
+def story_key(mid: bytes, transaction: int, number: int) -> bytes:
+    """The key of what one transaction adds to a message's history."""
+    return mid + _pack_story(transaction, number)
+
+
+def safe_id_key(mid: str) -> bytes | None:
+    """The key of an id that somebody typed, or None for what cannot be one."""
+    try:
+        return id_key(mid)
+    except ValueError:
+        return None
+
+
+def by_message(events: Iterable[HistoryEvent]) -> dict[str, list[HistoryEvent]]:
+    """Events by the id of their message, in order."""
+    stories: dict[str, list[HistoryEvent]] = {}
+    for event in events:
+        story = stories.get(event.id)
+        if story is None:
+            stories[event.id] = [event]
+        else:
+            story.append(event)
+    return stories

@@ -1,0 +1,150 @@
+"""What settlements, operators and filters mean, as pure functions: every engine of the store follows these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from ..mail.envelope import Delivery, Message, Recipient
+from ..mail.ids import ID_CHARS
+from ..mail.status import Reply
+from .interfaces import CHUNK, NewDelivery, NewMessage, QueueFilter, Settlement, StoreUnavailable
+
+replace = msgspec.structs.replace
+
+ACTIONS = ("retry", "hold", "release", "remove")
+
+
+def unavailable(
+    enhanced: str = "4.3.0", text: str = "The mail queue can't be written now; try again later"
+) -> StoreUnavailable:
+    """A fault of ours that may pass."""
+    return StoreUnavailable(Reply(451, enhanced, text))
+
+
+def disk_full() -> StoreUnavailable:
+    """No room on the disk."""
+    return StoreUnavailable(Reply(452, "4.3.1", "There is not enough disk space for more mail; try again later"))
+
+
+def stopping() -> StoreUnavailable:
+    """The service ends."""
+    return StoreUnavailable(Reply(421, "4.3.2", "The service is stopping; try again in a few minutes"))
+
+
+def chunks(size: int) -> int:
+    """How many chunks so many octets are."""
+    return -(-size // CHUNK)
+
+
+def deliveries_of(new: NewMessage) -> list[Delivery]:
+    """The deliveries that a new message begins with."""
+    message = new.message
+    return [
+        Delivery(
+            id=message.id,
+            destination=part.destination,
+            customer=new.lane_customer,
+            recipients=part.recipients,
+            next_attempt=new.next_attempt,
+        )
+        for part in _merged(new)
+    ]
+
+
+def _merged(new: NewMessage) -> Iterable[NewDelivery]:
+    destinations = {part.destination for part in new.deliveries}
+    if len(destinations) == len(new.deliveries):
+        return new.deliveries
+    merged: dict[str, tuple[Recipient, ...]] = {}
+    for part in new.deliveries:
+        merged[part.destination] = _union(merged.get(part.destination, ()), part.recipients)
+    return [NewDelivery(destination, recipients) for destination, recipients in merged.items()]
+
+
+def _union(one: tuple[Recipient, ...], other: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
+    if not one:
+        return other
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def joined(there: Delivery, coming: Delivery) -> Delivery:
+    """Two deliveries of one message to one destination as one: it keeps its history and is due at the earlier time."""
+    return replace(
+        there,
+        recipients=_union(there.recipients, coming.recipients),
+        next_attempt=min(there.next_attempt, coming.next_attempt),
+    )
+
+
+def left_over(there: Delivery, claimed: Delivery) -> Delivery | None:
+    """What of a delivery was not part of the attempt: recipients that another route brought here meanwhile."""
+    if there.recipients == claimed.recipients:
+        return None
+    tried = set(claimed.recipients)
+    rest = tuple([recipient for recipient in there.recipients if recipient not in tried])
+    return replace(there, recipients=rest) if rest else None
+
+
+def remaining(there: Delivery, settlement: Settlement) -> list[Delivery]:
+    """The deliveries to be put in place of ``there``, at most one for each destination.
+
+    A hold that an operator put on it during the attempt outlasts the attempt.
+    """
+    rest = left_over(there, settlement.delivery)
+    if rest is None and len(settlement.remaining) <= 1 and there.state == "queued":
+        return list(settlement.remaining)
+    result: dict[str, Delivery] = {} if rest is None else {rest.destination: rest}
+    for delivery in settlement.remaining:
+        coming = delivery if there.state == "queued" else replace(delivery, state="held")
+        present = result.get(coming.destination)
+        result[coming.destination] = coming if present is None else joined(present, coming)
+    return list(result.values())
+
+
+def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:
+    """A delivery after an operator's action: None where it is removed, itself where nothing changes.
+
+    As with Postfix, a retry leaves what is on hold on hold.
+    """
+    if action == "remove":
+        return None
+    if action == "hold":
+        return delivery if delivery.state == "held" else replace(delivery, state="held")
+    if action == "release":
+        return replace(delivery, state="queued", next_attempt=now) if delivery.state == "held" else delivery
+    if action == "retry":
+        return delivery if delivery.state == "held" else replace(delivery, next_attempt=now)
+    raise ValueError(f"no such action: {action!r}")
+
+
+def matches(match: QueueFilter, message: Message, delivery: Delivery, now: float) -> bool:
+    """Whether a delivery is what the filter asks for."""
+    return (
+        (not match.id or delivery.id == match.id)
+        and (not match.destination or delivery.destination == match.destination)
+        and (match.customer is None or delivery.customer == match.customer)
+        and (match.state is None or delivery.state == match.state)
+        and (match.older_than is None or now - message.arrived >= match.older_than)
+        and (match.sender is None or _address_matches(match.sender, message.sender))
+        and (
+            not match.recipient
+            or any(_address_matches(match.recipient, recipient.address) for recipient in delivery.recipients)
+            or any(_address_matches(match.recipient, recipient.original) for recipient in delivery.recipients)
+        )
+        and (not match.reason or match.reason.lower() in delivery.last_reply.lower())
+    )
+
+
+def _address_matches(wanted: str, address: str) -> bool:
+    address = address.lower()
+    wanted = wanted.lower()
+    if wanted.startswith("@"):
+        return address.rpartition("@")[2] == wanted[1:]
+    return address == wanted
+
+
+def split_after(after: str) -> tuple[str, str]:
+    """The id and destination of a page's ``after``; of the first page, two empty strings."""
+    return after[:ID_CHARS], after[ID_CHARS + 1 :]

@@ -1,0 +1,269 @@
+"""One batch of operations on its way to the disk: applied, committed, and told what became of it.
+
+Both writers do this; they differ in the thread, and in how they come by the time of the reactor (:class:`ILoan`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import monotonic
+from types import GeneratorType
+from typing import Any, NoReturn, Protocol
+
+import lmdb
+from twisted.python.failure import Failure
+
+from ..mail.events import AnyEvent, Service
+from ..mail.status import MailError
+from .batch import Batch
+from .environment import Disk, Environment, Txn, failure_of
+from .operations import Operation
+
+MAX_BYTES = 4 << 20
+"""Octets after which a batch takes no more operations, so that its sync stays short."""
+
+MAX_BULK = 1 << 20
+"""The same for bulk operations: a large message takes part of a batch, and leaves the rest to small ones."""
+
+
+class Waiting:
+    """The operations that wait for the writer."""
+
+    __slots__ = ("_bulk", "_prompt")
+
+    def __init__(self) -> None:
+        self._prompt: deque[Operation] = deque()
+        self._bulk: deque[Operation] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._prompt or self._bulk)
+
+    def add(self, operation: Operation) -> None:
+        """Put an operation in line."""
+        (self._bulk if operation.bulk else self._prompt).append(operation)
+
+    def take(self, work: Work) -> Operation | None:
+        """The next operation that has a place in the batch; None: it is full, or nothing waits.
+
+        The first of the bulk goes before all others, lest it wait for ever, and the rest of it after them.
+        """
+        if self._bulk and not work.bulk:
+            return self._bulk.popleft()
+        if work.weight + work.bulk >= MAX_BYTES:
+            return None
+        if self._prompt:
+            return self._prompt.popleft()
+        return self._bulk.popleft() if self._bulk and work.bulk < MAX_BULK else None
+
+    def drain(self) -> Iterator[Operation]:
+        """Take them all."""
+        while self._prompt:
+            yield self._prompt.popleft()
+        while self._bulk:
+            yield self._bulk.popleft()
+
+
+class _SpoiledError(Exception):
+    """An operation failed as none should: the transaction is begun anew without it."""
+
+
+class Work:
+    """A batch of operations and what became of each.
+
+    ``broken`` is why the store may not go on, ``reason`` what caused that; ``events`` are to be emitted.
+    """
+
+    __slots__ = ("_batch", "_next", "_operations", "_results", "_spoiled", "_steps", "_take", "broken", "bulk",
+                 "events", "now", "reason", "sweep",
+                 "weight")  # fmt: skip
+
+    def __init__(self, take: Callable[[Work], Operation | None], now: float) -> None:
+        self._take = take
+        self.now = now
+        self._operations: list[Operation] = []
+        self._results: list[Any] = []
+        self._spoiled: list[tuple[Operation, Failure]] = []
+        self._steps: Iterator[Any] | None = None
+        self._next = 0
+        self._batch: Batch | None = None
+        self.weight = 0
+        self.bulk = 0
+        self.events: list[AnyEvent] = []
+        self.sweep: list[bytes] = []
+        self.broken: MailError | None = None
+        self.reason: Failure | None = None
+
+    def begin(self, environment: Environment, txn: Txn) -> None:
+        """Apply it in this transaction; what an earlier one did is void."""
+        self._batch = Batch(environment.tables, txn, self.now)
+        self._next = 0
+        self._steps = None
+        self._results = []
+
+    def run(self, deadline: float) -> bool:
+        """Apply operations until the deadline (of ``time.monotonic``) is over.  False: call again, it is not done.
+
+        A batch takes further operations until the deadline of its first slice; those that it has taken it finishes.
+        """
+        batch = self._batch
+        assert batch is not None
+        while True:
+            if self._steps is not None:
+                if not self._step(self._steps, deadline):
+                    return False
+            else:
+                operation = self._operation(deadline)
+                if operation is None:
+                    break
+                self._apply(batch, operation)
+                if self._steps is None and self._next < len(self._operations) and monotonic() >= deadline:
+                    return False
+        batch.flush()
+        return True
+
+    def _operation(self, deadline: float) -> Operation | None:
+        if self._next < len(self._operations):
+            return self._operations[self._next]
+        if self._operations and monotonic() >= deadline:
+            return None
+        operation = self._take(self)
+        if operation is not None:
+            self._operations.append(operation)
+            if operation.bulk:
+                self.bulk += operation.weight or 1
+            else:
+                self.weight += operation.weight
+        return operation
+
+    def _apply(self, batch: Batch, operation: Operation) -> None:
+        try:
+            result = operation.apply(batch)
+        except MailError as refused:
+            result = Failure(refused)  # type: ignore[no-untyped-call]
+        except lmdb.Error:
+            raise
+        except Exception:
+            self._spoil(operation)
+        if type(result) is GeneratorType:
+            self._steps = result
+        else:
+            self._results.append(result)
+            self._next += 1
+
+    def _step(self, steps: Iterator[Any], deadline: float) -> bool:
+        result = None
+        try:
+            for result in steps:  # noqa: B007  # the last of them is the result
+                if monotonic() >= deadline:
+                    return False
+        except lmdb.Error:
+            raise
+        except Exception:
+            self._spoil(self._operations[self._next])
+        self._results.append(result)
+        self._steps = None
+        self._next += 1
+        return True
+
+    def _spoil(self, operation: Operation) -> NoReturn:
+        self._spoiled.append((operation, Failure()))  # type: ignore[no-untyped-call]
+        self._operations.remove(operation)
+        raise _SpoiledError
+
+    def committed(self) -> None:
+        """It is on disk."""
+        assert self._batch is not None
+        self.events.extend(self._batch.events)
+        self.sweep = self._batch.sweep
+        self._batch = None
+
+    def failed(self, reason: BaseException) -> None:
+        """Nothing of it is on disk."""
+        self._batch = None
+        error, fatal = failure_of(reason)
+        self._results = [Failure(error)] * len(self._operations)  # type: ignore[no-untyped-call]
+        if fatal:
+            self.broken = error
+            self.reason = Failure(reason)  # type: ignore[no-untyped-call]
+            self.events.append(Service(time=self.now, what="store-failed", detail=f"{type(reason).__name__}: {reason}"))
+
+    @property
+    def operations(self) -> int:
+        """How many it has."""
+        return len(self._operations) + len(self._spoiled)
+
+    def tell(self) -> None:
+        """Have every Deferred of it fire."""
+        for operation, failure in self._spoiled:
+            operation.deferred.errback(failure)
+        for operation, result in zip(self._operations, self._results, strict=True):
+            if isinstance(result, Failure):
+                operation.deferred.errback(result)
+            else:
+                operation.deferred.callback(result)
+
+
+class ILoan(Protocol):
+    """The time of the reactor's thread.  Both may be called when there is nothing to do."""
+
+    def take(self) -> None:
+        """Wait until the reactor's thread waits for us."""
+
+    def give(self) -> None:
+        """Let it go on."""
+
+    def deadline(self) -> float:
+        """Until when (``time.monotonic``) it should have gone on."""
+
+
+def carry_out(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> None:
+    """Apply and commit a batch.  Raises nothing: what went wrong is in the outcomes."""
+    try:
+        while not _attempt(work, environment, disk, loan):
+            pass
+    except BaseException as reason:
+        work.failed(reason)
+    else:
+        work.committed()
+    finally:
+        loan.give()
+
+
+def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> bool:
+    try:
+        txn = environment.begin()
+    except lmdb.MapResizedError:
+        loan.take()
+        environment.adopt()
+        loan.give()
+        return False
+    try:
+        loan.take()
+        work.begin(environment, txn)
+        while not work.run(loan.deadline()):
+            loan.give()
+            loan.take()
+        loan.give()
+        environment.commit(txn)
+    except lmdb.MapFullError:
+        _abort(txn)
+        loan.take()
+        size = environment.grow(disk.sample())
+        loan.give()
+        work.events.append(Service(time=work.now, what="map-grown", detail=f"{size} octets"))
+        return False
+    except _SpoiledError:
+        _abort(txn)
+        loan.give()
+        return False
+    except BaseException:
+        _abort(txn)
+        raise
+    return True
+
+
+def _abort(txn: Txn) -> None:
+    with contextlib.suppress(lmdb.Error):  # a commit that failed has ended it already
+        txn.abort()

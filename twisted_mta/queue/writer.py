@@ -1,0 +1,383 @@
+"""The writers: whoever applies operations and commits them, many at once.
+
+py-lmdb gives up the interpreter lock around every put, and a thread that waits for that lock beside a busy reactor
+starves.  So the :class:`ThreadWriter` makes its puts while the reactor's thread waits for it, a few microseconds for a
+message and a few milliseconds at most; only the commit with its sync, which needs no lock, runs beside the reactor.
+While one does, the reactor sleeps for an instant each millisecond, so that the writer can come back.
+See ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+from twisted.internet.defer import Deferred, execute, maybeDeferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from ..mail.events import EventSink
+from ..mail.status import MailError
+from .environment import Disk, Environment
+from .operations import Operation, Sweep
+from .rules import stopping
+from .work import Waiting, Work, carry_out
+
+SLICE = 0.003
+"""Seconds for which the reactor waits while puts are made."""
+
+PATIENCE = 0.0015
+"""Seconds for which the reactor waits for another process to give up LMDB's write lock."""
+
+INTERVAL = 0.001
+"""Seconds between two yields of the interpreter lock while the writer is at work."""
+
+YIELD = 0.00001
+"""Seconds that a yield lasts."""
+
+LAZY = 0.5
+"""Seconds after which what waits for the next commit makes one of its own."""
+
+READERS = 4
+"""Threads that read content."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class IWriter(Protocol):
+    """What the store asks of a writer."""
+
+    commits: int
+
+    def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
+        """Be ready to write into this environment."""
+
+    def submit(self, operation: Operation, *, lazily: bool = False) -> Deferred[Any]:
+        """Have an operation applied and committed.  ``lazily``: with whatever is committed next."""
+
+    def read(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """Run something that may wait for the disk."""
+
+    def breathe(self) -> None:
+        """Called often: an opportunity to yield."""
+
+    def close(self) -> Deferred[None]:
+        """Finish what was submitted, then refuse more.  Fires when no thread of it is left."""
+
+
+class _Writer:
+    """What both writers share: taking operations, and telling what became of them."""
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self._waiting = Waiting()
+        self._closed = True
+        self._broken: MailError | None = None
+        self.commits = 0
+
+    def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
+        """Be ready to write into this environment."""
+        self._environment = environment
+        self._disk = disk
+        self._clock = clock
+        self._events = events
+        self._closed = False
+        self._broken = None
+
+    def _refusal(self) -> MailError | None:
+        return stopping() if self._closed else self._broken
+
+    def _work(self) -> Work:
+        return Work(self._waiting.take, self._clock.seconds())
+
+    def _tell(self, work: Work) -> None:
+        if work.broken is not None:
+            self._broken = work.broken
+            self._log.failure(
+                "the queue can't be written any more; restart the service once the disk is well again", work.reason
+            )
+        else:
+            self.commits += 1
+        for event in work.events:
+            self._events(event)
+        if not self._closed:
+            for key in work.sweep:
+                self._sweep(key)
+        work.tell()
+        if self._broken is not None:
+            for operation in self._waiting.drain():
+                operation.deferred.errback(self._broken)
+
+    def _sweep(self, key: bytes) -> None:
+        sweep = Sweep(key)
+        sweep.deferred.addCallbacks(self._swept, lambda failure: None, callbackArgs=(key,))  # else at the next start
+        self.submit(sweep)
+
+    def _swept(self, more: bool, key: bytes) -> None:
+        if more and not self._closed:
+            self._sweep(key)
+
+    def submit(self, operation: Operation, *, lazily: bool = False) -> Deferred[Any]:
+        raise NotImplementedError
+
+
+class _NoLoan:
+    def take(self) -> None: ...
+
+    def give(self) -> None: ...
+
+    def deadline(self) -> float:
+        return float("inf")
+
+
+class InlineWriter(_Writer):
+    """Does everything at once, in the thread that asks: for the command line, and for tests on a memory clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running = False
+
+    def submit(self, operation: Operation, *, lazily: bool = False) -> Deferred[Any]:
+        """Apply and commit an operation, with those that were submitted lazily."""
+        refusal = self._refusal()
+        if refusal is not None:
+            operation.deferred.errback(refusal)
+            return operation.deferred
+        self._waiting.add(operation)
+        if not lazily:
+            self._run()
+        return operation.deferred
+
+    def _run(self) -> None:
+        # What a callback submits is done after this, not in it, lest a long sweep recurse.
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._waiting:
+                work = self._work()
+                carry_out(work, self._environment, self._disk, _NoLoan())
+                self._tell(work)
+        finally:
+            self._running = False
+
+    def read(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """Run something at once."""
+        return cast("Deferred[_T]", execute(function, *args, **kwargs))
+
+    def breathe(self) -> None:
+        """Nothing waits for us."""
+
+    def close(self) -> Deferred[None]:
+        """Commit what was submitted lazily."""
+        self._run()
+        self._closed = True
+        return succeed(None)
+
+
+class ThreadWriter(_Writer):
+    """Commits in a thread of its own, as the module says; a reactor must run, by default the global one."""
+
+    def __init__(self, reactor: Any = None) -> None:
+        super().__init__()
+        if reactor is None:
+            from twisted.internet import reactor
+        self._reactor = reactor
+        self._thread: threading.Thread | None = None
+        self._pool: ThreadPool | None = None
+        self._reads = 0
+        self._at_work = False
+        self._start_call: IDelayedCall | None = None
+        self._start_soon = False
+        self._breath_call: IDelayedCall | None = None
+        self._breath = 0.0
+        self._closing: Deferred[None] | None = None
+        # The rendezvous.  An offer is a loan that the reactor makes by itself and may take back; an ask is one that
+        # the writer asked for.  Whoever pops the token owns the decision.  `go` starts the writer on a batch, `granted`
+        # answers an ask, and `back` is released by the writer when the reactor may go on.
+        self._offers: deque[None] = deque()
+        self._asks: deque[None] = deque()
+        self._go = _locked()
+        self._granted = _locked()
+        self._back = _locked()
+        self._has_loan = False
+
+    def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
+        """Start the thread."""
+        super().open(environment, disk, clock, events)
+        self._closing = None
+        self._thread = threading.Thread(target=self._main, name="queue-writer", daemon=True)
+        self._thread.start()
+
+    # On the reactor's thread
+
+    def submit(self, operation: Operation, *, lazily: bool = False) -> Deferred[Any]:
+        """Have an operation applied with the others of this turn, or when the commit that is under way is over."""
+        refusal = self._refusal()
+        if refusal is not None:
+            operation.deferred.errback(refusal)
+            return operation.deferred
+        self._waiting.add(operation)
+        if self._at_work:
+            self.breathe()
+        elif self._start_call is None:
+            self._start_call = self._reactor.callLater(LAZY if lazily else 0, self._start)
+            self._start_soon = not lazily
+        elif not lazily and not self._start_soon:
+            self._start_call.reset(0)
+            self._start_soon = True
+        return operation.deferred
+
+    def _start(self) -> None:
+        if self._start_call is not None and self._start_call.active():
+            self._start_call.cancel()
+        self._start_call = None
+        if not self._waiting or self._at_work:
+            return
+        self._at_work = True
+        self._breath = monotonic()
+        self._offers.append(None)
+        self._go.release()
+        if not self._back.acquire(timeout=PATIENCE):
+            try:
+                self._offers.pop()
+            except IndexError:  # it has begun: the slice is soon over
+                self._back.acquire()
+        if self._breath_call is None:
+            self._breath_call = self._reactor.callLater(INTERVAL, self._breathe_again)
+
+    def _answer(self) -> None:
+        """Lend the reactor to a writer that asked for it."""
+        try:
+            self._asks.pop()
+        except IndexError:  # it was answered already
+            return
+        self._granted.release()
+        self._back.acquire()
+
+    def breathe(self) -> None:
+        """Let the writer, or a reader, have the interpreter lock for an instant, now and then."""
+        if not self._at_work and not self._reads:
+            return
+        if self._asks:
+            self._answer()
+        now = monotonic()
+        if now - self._breath >= INTERVAL:
+            sleep(YIELD)
+            self._breath = monotonic()
+
+    def _breathe_again(self) -> None:
+        # A reactor that is busy with other things than the store must not starve the writer either.
+        self._breath_call = None
+        if self._at_work or self._reads:
+            self._breath_call = self._reactor.callLater(INTERVAL, self._breathe_again)
+            self.breathe()
+
+    def _finished(self, work: Work) -> None:
+        self._at_work = False
+        if self._waiting and work.broken is None:
+            # The next sync runs while what follows from this one is done.
+            self._start()
+        self._tell(work)
+        if self._closing is not None:
+            self._close_if_idle()
+
+    def read(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """Run something in one of a few threads."""
+        if self._closed:
+            return cast("Deferred[_T]", maybeDeferred(_raise, stopping()))
+        if self._pool is None:
+            self._pool = ThreadPool(0, READERS, "queue-reader")
+            self._pool.start()
+        self._reads += 1
+        if self._breath_call is None:
+            self._breath_call = self._reactor.callLater(INTERVAL, self._breathe_again)
+        return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs).addBoth(self._was_read)
+
+    def _was_read(self, result: _T) -> _T:
+        self._reads -= 1
+        if self._closing is not None:
+            self._close_if_idle()
+        return result
+
+    def close(self) -> Deferred[None]:
+        """Finish, and end the threads."""
+        if self._thread is None:
+            return succeed(None)
+        self._closed = True
+        closing: Deferred[None] = Deferred()
+        self._closing = closing
+        if self._start_call is not None:
+            self._start_call.reset(0)
+        self._close_if_idle()
+        return closing
+
+    def _close_if_idle(self) -> None:
+        if self._at_work or self._waiting or self._reads or self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        self._go.release()
+        thread.join()
+        for call in (self._start_call, self._breath_call):
+            if call is not None:
+                call.cancel()
+        self._start_call = self._breath_call = None
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = None
+        closing, self._closing = self._closing, None
+        assert closing is not None
+        closing.callback(None)
+
+    # On the writer's thread
+
+    def _main(self) -> None:
+        while True:
+            self._go.acquire()
+            if not self._at_work:
+                break
+            work = self._work()
+            carry_out(work, self._environment, self._disk, self)
+            self._reactor.callFromThread(self._finished, work)
+        with contextlib.suppress(Exception):
+            self._environment.sync()
+
+    def take(self) -> None:
+        """Wait until the reactor's thread waits for us."""
+        if self._has_loan:
+            return
+        try:
+            self._offers.pop()
+        except IndexError:
+            self._asks.append(None)
+            self._reactor.callFromThread(self._answer)
+            self._granted.acquire()
+        self._has_loan = True
+
+    def give(self) -> None:
+        """Let the reactor go on."""
+        if self._has_loan:
+            self._has_loan = False
+            self._back.release()
+
+    def deadline(self) -> float:
+        """Until when the reactor is ours."""
+        return monotonic() + SLICE
+
+
+def _locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _raise(error: Exception) -> Any:
+    raise error
