@@ -7,7 +7,7 @@ map was full or a neighbour failed: it keeps no state of its own between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -84,8 +84,8 @@ class Accept(Operation):
         self._chunks = content
         self._spooled = spooled
         self._deliveries = [(delivery, encode(delivery)) for delivery in deliveries_of(new)]
-        self._stories = [(id_key(mid), encode(story)) for mid, story in by_message(new.story).items()]
-        self.weight = sum([len(chunk) for chunk in content]) + len(self._row)
+        self._stories = _story_rows(new.story)
+        self.weight = sum(map(len, content)) + len(self._row)
 
     def apply(self, batch: Batch) -> None:
         charge = self._charge
@@ -233,7 +233,7 @@ class Settle(Operation):
     def __init__(self, settlements: Sequence[Settlement]) -> None:
         super().__init__()
         self._parts = [
-            (settlement, id_key(settlement.delivery.id), _stories(settlement), _reports(settlement))
+            (settlement, id_key(settlement.delivery.id), _story_rows(settlement.story), _reports(settlement))
             for settlement in settlements
         ]
         self.weight = sum([report.weight for _, _, _, reports in self._parts for report in reports])
@@ -285,11 +285,15 @@ _NO_ROWS: Sequence[tuple[bytes, bytes]] = ()
 _NO_REPORTS: Sequence[Accept] = ()
 
 
-def _stories(settlement: Settlement) -> Sequence[tuple[bytes, bytes]]:
-    story = settlement.story
+def _story_rows(story: Sequence[HistoryEvent]) -> Sequence[tuple[bytes, bytes]]:
+    """Events as rows of the history: one for each message."""
     if not story:
         return _NO_ROWS
-    return [(id_key(mid), encode(events)) for mid, events in by_message(story).items()]
+    mid = story[0].id
+    for event in story:
+        if event.id != mid:
+            return [(id_key(mid), encode(events)) for mid, events in by_message(story).items()]
+    return [(id_key(mid), encode(story))]
 
 
 def _reports(settlement: Settlement) -> Sequence[Accept]:
@@ -348,9 +352,9 @@ class Tell(Operation):
 
     __slots__ = ("_rows",)
 
-    def __init__(self, events: Iterable[HistoryEvent]) -> None:
+    def __init__(self, events: Sequence[HistoryEvent]) -> None:
         super().__init__()
-        self._rows = [(id_key(mid), encode(story)) for mid, story in by_message(events).items()]
+        self._rows = _story_rows(events)
 
     def apply(self, batch: Batch) -> None:
         for key, row in self._rows:

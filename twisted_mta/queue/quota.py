@@ -33,49 +33,47 @@ class Slot(msgspec.Struct, array_like=True):
 
 
 class Window(msgspec.Struct, array_like=True):
-    """Charges of the last ``slots + 1`` slots of ``length`` seconds, oldest first."""
+    """Charges of the last ``slots + 1`` slots of ``length`` seconds, oldest first, and their sums since :meth:`roll`."""
 
     length: int
     slots: int
     charged: list[Slot] = msgspec.field(default_factory=list)
+    recipients: int = 0
+    messages: int = 0
 
     def roll(self, now: float) -> int:
         """Forget the slots that have left the window; the number of the slot that ``now`` counts in."""
+        current = int(now // self.length)
         charged = self.charged
-        current = math.floor(now / self.length)
         if not charged:
             return current
-        ahead = charged[-1].number - current - 1
-        if ahead > 0:
-            for slot in charged:
-                slot.number -= ahead
-        current = max(current, charged[-1].number)
+        newest = charged[-1].number
+        if newest > current:
+            ahead = newest - current - 1
+            if ahead:
+                for slot in charged:
+                    slot.number -= ahead
+            current += 1
         oldest = current - self.slots
-        gone = 0
-        while gone < len(charged) and charged[gone].number < oldest:
-            gone += 1
-        if gone:
-            del charged[:gone]
+        while charged and charged[0].number < oldest:
+            gone = charged.pop(0)
+            self.recipients -= gone.recipients
+            self.messages -= gone.messages
         return current
 
     def add(self, now: float, recipients: int, messages: int) -> None:
         """Count a charge."""
         current = self.roll(now)
-        if not self.charged or self.charged[-1].number != current:
-            self.charged.append(Slot(current))
-        slot = self.charged[-1]
+        charged = self.charged
+        if charged and charged[-1].number == current:
+            slot = charged[-1]
+        else:
+            slot = Slot(current)
+            charged.append(slot)
         slot.recipients += recipients
         slot.messages += messages
-
-    def recipients(self, now: float) -> int:
-        """Recipients charged within the window."""
-        self.roll(now)
-        return sum([slot.recipients for slot in self.charged])
-
-    def messages(self, now: float) -> int:
-        """Messages charged within the window."""
-        self.roll(now)
-        return sum([slot.messages for slot in self.charged])
+        self.recipients += recipients
+        self.messages += messages
 
     def wait(self, now: float, excess: int, recipients: bool) -> float:
         """Seconds until so many slots have left the window that ``excess`` is paid off."""
@@ -101,24 +99,34 @@ class Counters(msgspec.Struct, array_like=True, tag=1):
         limits = charge.limits
         if limits.message_bytes is not None and charge.bytes > limits.message_bytes:
             return _too_large(limits.message_bytes)
-        for window, name, limit, recipients in (
-            (self.hour, "recipients_per_hour", limits.recipients_per_hour, True),
-            (self.day, "recipients_per_day", limits.recipients_per_day, True),
-            (self.hour, "messages_per_hour", limits.messages_per_hour, False),
-            (self.day, "messages_per_day", limits.messages_per_day, False),
-        ):
-            if limit is not None:
-                cost = charge.recipients if recipients else charge.messages
-                used = window.recipients(now) if recipients else window.messages(now)
-                if cost and used + cost > limit:
-                    wait = window.wait(now, used + cost - limit, recipients) if cost <= limit else None
-                    return _rate(name, limit, used, cost, wait)
+        exceeded = self._check_rates(charge, now)
+        if exceeded is not None:
+            return exceeded
         if limits.queued_messages is not None and self.queued_messages + charge.messages > limits.queued_messages:
             return _queue_full("queued_messages", limits.queued_messages, f"{limits.queued_messages} messages")
         if limits.queued_bytes is not None and self.queued_bytes + charge.bytes > limits.queued_bytes:
             if charge.bytes > limits.queued_bytes:
                 return _too_large(limits.queued_bytes, "queued_bytes")
             return _queue_full("queued_bytes", limits.queued_bytes, f"{limits.queued_bytes} octets")
+        return None
+
+    def _check_rates(self, charge: Charge, now: float) -> QuotaExceeded | None:
+        limits, recipients, messages = charge.limits, charge.recipients, charge.messages
+        hour, day = self.hour, self.day
+        hour.roll(now)
+        day.roll(now)
+        limit = limits.recipients_per_hour
+        if limit is not None and hour.recipients + recipients > limit and recipients:
+            return _rate("recipients_per_hour", limit, hour.recipients, recipients, hour, now)
+        limit = limits.recipients_per_day
+        if limit is not None and day.recipients + recipients > limit and recipients:
+            return _rate("recipients_per_day", limit, day.recipients, recipients, day, now)
+        limit = limits.messages_per_hour
+        if limit is not None and hour.messages + messages > limit and messages:
+            return _rate("messages_per_hour", limit, hour.messages, messages, hour, now)
+        limit = limits.messages_per_day
+        if limit is not None and day.messages + messages > limit and messages:
+            return _rate("messages_per_day", limit, day.messages, messages, day, now)
         return None
 
     def charge(self, charge: Charge, now: float) -> None:
@@ -133,12 +141,14 @@ class Counters(msgspec.Struct, array_like=True, tag=1):
 
     def usage(self, now: float) -> Usage:
         """What is used as of ``now``."""
+        self.hour.roll(now)
+        self.day.roll(now)
         return Usage(
             customer=self.customer,
-            recipients_hour=self.hour.recipients(now),
-            recipients_day=self.day.recipients(now),
-            messages_hour=self.hour.messages(now),
-            messages_day=self.day.messages(now),
+            recipients_hour=self.hour.recipients,
+            recipients_day=self.day.recipients,
+            messages_hour=self.hour.messages,
+            messages_day=self.day.messages,
             queued_messages=self.queued_messages,
             queued_bytes=self.queued_bytes,
         )
@@ -155,14 +165,13 @@ def check_connections(limits: Limits, open_now: int) -> QuotaExceeded | None:
 _SPANS = {"hour": "60 minutes", "day": "24 hours"}
 
 
-def _rate(name: str, limit: int, used: int, cost: int, wait: float | None) -> QuotaExceeded:
+def _rate(name: str, limit: int, used: int, cost: int, window: Window, now: float) -> QuotaExceeded:
     what, _, span = name.partition("_per_")
     text = f"Too many {what}: your limit is {limit} in {_SPANS[span]}, and {used} are used"
-    if wait is None:
-        text += f"; {cost} at once never fit"
-    else:
-        text += f"; try again in {_minutes(wait)}"
-    return QuotaExceeded(Reply(452, "4.5.3", text), name, wait)
+    if cost > limit:
+        return QuotaExceeded(Reply(452, "4.5.3", f"{text}; {cost} at once never fit"), name, None)
+    wait = window.wait(now, used + cost - limit, what == "recipients")
+    return QuotaExceeded(Reply(452, "4.5.3", f"{text}; try again in {_minutes(wait)}"), name, wait)
 
 
 def _queue_full(name: str, limit: int, words: str) -> QuotaExceeded:
