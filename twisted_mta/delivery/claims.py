@@ -144,10 +144,10 @@ class Claims:
             active.admit(claim.message, delivery, content, lane, fresh=False, generation=self.generation, octets=octets)
             taken += 1
         self._over(lane, count - taken)
-        if len(claims) >= count:
-            self._is_due(lane)
-        elif lane.due:  # said to be due again while it was claimed
+        if lane.due:  # said to be due again while it was claimed
             lane.destination.hungry.append(lane)
+        elif len(claims) >= count:
+            self._is_due(lane)
         self._wants(lane.destination)
         active.may_be_empty(lane)
         self._arrived()

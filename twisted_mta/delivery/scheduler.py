@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import TimeoutError as TimedOut
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,7 +23,7 @@ from ..config.settings import Settings
 from ..mail.envelope import Delivery
 from ..mail.events import EventSink
 from ..mail.status import MailError, Reply
-from ..queue.interfaces import IMessageStore, IRouter, IScheduler, NewDelivery, NewMessage, Settlement
+from ..queue.interfaces import CHUNK, IMessageStore, IRouter, IScheduler, NewDelivery, NewMessage, Settlement
 from ..report.reporter import Reporter
 from .active import ActiveQueue
 from .claims import Claims
@@ -105,7 +105,9 @@ class Scheduler:
     # What the service and the reception ask.
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Begin to deliver; once."""
+        if self._running:
+            return
         self._running = True
         self._tick()
 
@@ -135,14 +137,14 @@ class Scheduler:
         if not self._running:
             return  # its deliveries are armed: the next process has them
         message = new.message
-        octets = 0
-        if content is not None:
-            octets = len(content)
-        elif not message.chunks:  # the store sets them in its own copy
-            stored = self._store.message(message.id)
-            if stored is None:
+        octets = 0 if content is None else len(content)
+        if not message.chunks:  # the store has set them in its own copy
+            if content is not None:
+                message = msgspec.structs.replace(message, size=octets, chunks=-(-octets // CHUNK))
+            elif (stored := self._store.message(message.id)) is not None:
+                message = stored
+            else:
                 return
-            message = stored
         active = self.active
         customer = new.lane_customer
         only = len(new.deliveries) == 1

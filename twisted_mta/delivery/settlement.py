@@ -21,7 +21,8 @@ EXPIRED = "5.4.7"
 """RFC 3463 §3.5: delivery time expired."""
 
 SITE_STATUS = frozenset(("4.3.1", "4.3.2", "4.3.5"))
-"""Beside the network's (X.4.Z) and TLS's (X.7.Z): the whole place is full, takes no mail now, or is set up wrongly (RFC 3463 §3.4)."""
+"""Beside the network's (X.4.Z) and TLS's (X.7.Z): the whole place is full, takes no mail now, or is set up wrongly
+(RFC 3463 §3.4)."""
 
 _Event = TypeVar("_Event", bound=Outcome)
 
