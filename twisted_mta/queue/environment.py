@@ -128,9 +128,10 @@ class Environment:
             if fresh:
                 self._create()
             tables = Tables()
+            # Not in a transaction of ours: a handle that is opened in one that is aborted is closed with it.
+            for name in TABLES:
+                setattr(tables, name, self._env.open_db(name.encode(), create=False))
             with self.read() as txn:
-                for name in TABLES:
-                    setattr(tables, name, self._env.open_db(name.encode(), txn=txn, create=False))
                 self._check_schema(txn.get(META_SCHEMA, db=tables.meta))
         except lmdb.Error as error:
             raise _cannot_open(self.path, error) from error
