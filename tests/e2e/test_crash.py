@@ -134,4 +134,4 @@ class CrashTests(SynchronousTestCase):
             self.assertLessEqual(len(times), 1 + len(kills))
         self.assertEqual(mta.queue_length(), 0)
         self.assertEqual(mta.events("bounce"), [])
-        self.assertEqual(mta.json("queue", "verify")["problems"], [])
+        self.assertEqual(mta.json("queue", "verify")["discrepancies"], [])

@@ -64,8 +64,8 @@ class QuotaTests(SynchronousTestCase):
             self.assertEqual(self.recipients_taken(mta, 2)[0], 1)
             mta.cli("customer", "set", "demo", "--recipients-per-hour", "3")
             wait_for("the new limit", lambda: self.recipients_taken(mta, 1)[0], 10)
-            usage = mta.json("usage", "demo")
-            self.assertEqual(usage["recipients_hour"], 2)
+            usage = mta.json("usage", "demo")["usage"]
+            self.assertEqual(usage["recipients_per_hour"]["used"], 2)
 
     def test_racing_sessions_never_get_more_than_the_limit(self) -> None:
         with Mta({"quota": {"default": {"recipients_per_hour": 10}}}) as mta:

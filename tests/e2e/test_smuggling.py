@@ -158,7 +158,7 @@ def test_out_of_our_own_command_is_one_message() -> None:
     """``mta send`` takes a file with bare newlines: what leaves is one message with CRLF."""
     with ExactSink() as sink, Mta(relay_by(sink.port)) as service:
         text = f"Subject: sent\n\nbody\n.\n{SMUGGLED.decode().replace(chr(13), '')}"
-        service.run_cli("send", "--from", ANN, "b@remote.example", stdin=text)
+        service.cli("send", "--from", ANN, "--to", "b@remote.example", stdin=text)
         [taken] = sink.wait_count(1)
         assert b"body\r\n.\r\nMAIL FROM" in taken.content
         assert b"\n" not in taken.content.replace(b"\r\n", b"")

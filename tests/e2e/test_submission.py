@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.policy
 import email.utils
 import shutil
 import smtplib
@@ -71,7 +72,7 @@ class SubmissionTests(ServiceCase):
         message["Bcc"] = "secret@demo.example"
         message.set_content("Grüße\n.\n..\n")
         session.login(ANN, self.password)
-        self.assertEqual(session.sendmail(ANN, [BEN], message.as_bytes()), {})
+        self.assertEqual(session.sendmail(ANN, [BEN], message.as_bytes(policy=email.policy.SMTP)), {})
         session.quit()
         arrived = parse(self.arrived(subject))
         self.assertEqual(arrived.get_content(), "Grüße\n.\n..\n")

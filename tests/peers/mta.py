@@ -190,13 +190,11 @@ class Mta(Daemon):
 
     def trace(self, message: str) -> list[dict[str, Any]]:
         """The story of a message as ``mta trace`` tells it."""
-        story = self.json("trace", message)
-        return story["events"] if isinstance(story, dict) else story
+        return self.json("trace", message)["events"]
 
     def queue_length(self) -> int:
         """Deliveries still queued, by the command line."""
-        listed = self.json("queue", "list")
-        return len(listed["deliveries"] if isinstance(listed, dict) else listed)
+        return len(self.json("queue", "list"))
 
     def wait_empty(self, seconds: float = 20.0) -> None:
         """Waits until nothing is queued."""

@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from email.message import EmailMessage
+from email.policy import SMTP
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -85,7 +86,7 @@ def send(stage: Stage, recipient: str, subject: str) -> str:
         session.mail(ANN)
         code, words = session.rcpt(recipient)
         if code == 250:
-            code, words = session.data(message.as_bytes())
+            code, words = session.data(message.as_bytes(policy=SMTP))
         if code != 250:
             raise DemoFailed(f"the message to {recipient} was refused: {code} {words.decode()}")
     return words.decode().split()[-1]
@@ -107,8 +108,7 @@ def show(stage: Stage, number: int, title: str, recipient: str, proof: Callable[
 
 def _is_done(stage: Stage, identity: str) -> bool:
     story = json.loads(stage.service.mta("trace", identity, "--json"))
-    events = story["events"] if isinstance(story, dict) else story
-    return any(event["event"] == "done" for event in events)
+    return any(event["event"] == "done" for event in story["events"])
 
 
 def go_on(stage: Stage) -> None:
