@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -47,8 +48,20 @@ def cli(ctx: click.Context) -> None:
     ctx.call_on_close(context.close)
 
 
+def _quiet() -> None:
+    """Diagnostics of the program are not for operators: what matters to them is an error of the command.
+
+    With MTA_DEBUG set they go to standard error.
+    """
+    from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
+
+    observers: list[ILogObserver] = [textFileLogObserver(sys.stderr)] if os.environ.get("MTA_DEBUG") else []
+    globalLogBeginner.beginLoggingTo(observers, discardBuffer=True, redirectStandardIO=False)
+
+
 def main(args: list[str] | None = None) -> None:
     """The entry point of ``mta``."""
+    _quiet()
     try:
         cli.main(args, prog_name="mta")
     except MemoryError:

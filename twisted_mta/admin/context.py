@@ -143,7 +143,8 @@ class Context:
     def store(self, make: bool = False) -> IMessageStore:
         """The queue, open.  ``make``: also where there is none yet."""
         if self._store is None:
-            from ..queue.lmdb_store import InlineWriter, LmdbStore
+            from ..queue.lmdb_store import LmdbStore
+            from ..queue.writer import InlineWriter
 
             path = self._place("queue", make)
             store = LmdbStore(path, self.clock, self.settings.queue, writer=InlineWriter())

@@ -27,13 +27,16 @@ def recipient_text(recipient: Recipient) -> str:
 
 
 def progress(delivery: Delivery, now: float) -> Cell:
-    """How far a delivery has come: "held", "new", "tried 3 times, next in 12m"."""
-    tried = f"tried {many(delivery.attempts, 'time')}" if delivery.attempts else "not tried yet"
+    """How far a delivery has come: "held", "new, due now", "tried 3 times, next in 12m"."""
+    tried = f"tried {many(delivery.attempts, 'time')}"
     if delivery.state == "held":
-        return Cell(f"held, {tried}", "magenta")
+        return Cell(f"held, {tried if delivery.attempts else 'not tried yet'}", "magenta")
+    when = due(delivery.next_attempt, now)
+    if not delivery.attempts:
+        return Cell(f"new, due {when}")
     if not delivery.last_reply:
-        return Cell(f"{tried}, {'due' if delivery.attempts else 'first'} {due(delivery.next_attempt, now)}")
-    return Cell(f"deferred, {tried}, next {due(delivery.next_attempt, now)}", "yellow")
+        return Cell(f"attempt {delivery.attempts} begun, next {when}", "cyan")
+    return Cell(f"deferred, {tried}, next {when}", "yellow")
 
 
 def came_from(message: Message) -> str:

@@ -137,23 +137,19 @@ def facts(pairs: Iterable[tuple[str, Cell | str]], width: int | None = None, ind
 
 
 def wrap(text: str, width: int | None) -> list[str]:
-    """A text as lines of at most ``width`` columns, broken at spaces where there are any."""
+    """A text as lines of at most ``width`` columns, broken at spaces.  A longer word, such as a path, stays whole: the
+    terminal wraps it, and it can be copied."""
     if width is None or width_of(text) <= width:
         return [text]
     lines, line = [], ""
     for word in text.split(" "):
         joined = f"{line} {word}" if line else word
-        if width_of(joined) <= width:
+        if width_of(joined) <= width or not line:
             line = joined
-            continue
-        if line:
+        else:
             lines.append(line)
-        while width_of(word) > width:
-            head = take(word, width) or word[0]
-            lines.append(head)
-            word = word[len(head) :]
-        line = word
-    return [*lines, line] if line else lines
+            line = word
+    return [*lines, line]
 
 
 def size(octets: float) -> str:

@@ -30,7 +30,8 @@ COLOURS = {
     "held": "magenta",
     "queued": "cyan",
 }
-_LEFT = 25  # columns before the word: two, the time, the lapse
+_LAPSE, _WORD = 7, 9
+_INDENT = " " * (2 + 12 + 2 + _LAPSE + 2 + _WORD + 2)  # up to the sentence: two, the time, the lapse, the word
 
 
 def verdict(story: Story, now: float) -> str:
@@ -48,12 +49,18 @@ def verdict(story: Story, now: float) -> str:
 
 def render(story: Story, reports: dict[str, Story], now: float, width: int | None) -> list[str]:
     """The whole page.  ``reports`` are the stories of the reports about the message."""
-    lines = [f"{paint('Message ' + story.id, 'bold')}  {verdict(story, now)}", ""]
+    lines = [paint(f"Message {story.id}", "bold"), f"  {verdict(story, now)}", ""]
     lines += facts(_header(story, now), width)
     lines += _timeline(story.events, width)
     lines += ["", paint("Recipients", "bold")]
-    for end in story.ends():
-        lines += _recipient(end, reports, now, width)
+    ends = story.ends()
+    for n, end in enumerate(ends):
+        lines.append(_named(end))
+        details = _details(end, reports, now)
+        # what several recipients in a row have in common is said once, below the last of them
+        if n + 1 == len(ends) or ends[n + 1].fate != end.fate or _details(ends[n + 1], reports, now) != details:
+            room = None if width is None else max(24, width - 13)
+            lines += [" " * 13 + paint(line, "dim") for text in details for line in wrap(clean(text), room)]
     return lines
 
 
@@ -97,22 +104,14 @@ def _timeline(events: tuple[HistoryEvent, ...], width: int | None) -> list[str]:
             lines += ["", paint(today, "bold")]
         word, colour, text, more = _told(event, addresses)
         passed = event.time - first
-        lapsed = "" if event is events[0] else f"+{lapse(passed)}"
-        left = f"  {clock_time(event.time)}  {pad(paint_dim(lapsed), 9 + len(paint_dim(lapsed)) - len(lapsed))}"
-        label = paint(pad(word, 9), colour)
-        indent = " " * (_LEFT + 11)
-        room = None if width is None else max(24, width - len(indent))
+        lapsed = paint(pad(f"+{lapse(passed)}" if passed >= 0.0005 else "", _LAPSE), "dim")
+        room = None if width is None else max(24, width - len(_INDENT))
         head, *rest = wrap(clean(text), room)
-        lines.append(f"{left}  {label}  {head}")
-        lines += [indent + line for line in rest]
+        lines.append(f"  {clock_time(event.time)}  {lapsed}  {paint(pad(word, _WORD), colour)}  {head}")
+        lines += [_INDENT + line for line in rest]
         for extra in more:
-            lines += [indent + paint(line, "dim") for line in wrap(clean(extra), room)]
+            lines += [_INDENT + paint(line, "dim") for line in wrap(clean(extra), room)]
     return lines
-
-
-def paint_dim(text: str) -> str:
-    """Text in the background."""
-    return paint(text, "dim")
 
 
 def _told(event: HistoryEvent, addresses: list[str]) -> tuple[str, str, str, list[str]]:
@@ -167,9 +166,12 @@ def _outcome(event: Outcome, addresses: list[str]) -> tuple[str, str, str, list[
     return ("expired" if event.expired else "bounced"), "red", who, more
 
 
-def _recipient(end: End, reports: dict[str, Story], now: float, width: int | None) -> list[str]:
+def _named(end: End) -> str:
     name = f"{end.address} (as {end.original})" if end.original and end.original != end.address else end.address
-    lines = [f"  {paint(pad(end.fate, 9), COLOURS[end.fate])}  {clean(name)}"]
+    return f"  {paint(pad(end.fate, _WORD), COLOURS[end.fate])}  {clean(name)}"
+
+
+def _details(end: End, reports: dict[str, Story], now: float) -> list[str]:
     more = []
     if end.fate == "delivered":
         more.append(end.file or end.relay)
@@ -183,10 +185,7 @@ def _recipient(end: End, reports: dict[str, Story], now: float, width: int | Non
         more.append(end.reply)
     if end.report:
         told = reports.get(end.report)
-        fate = ", ".join(f"{f}" for f in tally(told.ends())) if told is not None else "no longer known"
+        fate = ", ".join(tally(told.ends())) if told is not None else "no longer known"
         to = some(told.about.recipients) if told is not None and told.about is not None else "the sender"
         more.append(f"report {end.report} to {to}: {fate}")
-    room = None if width is None else max(24, width - 13)
-    for text in filter(None, more):
-        lines += [" " * 13 + paint(line, "dim") for line in wrap(clean(text), room)]
-    return lines
+    return [text for text in more if text]

@@ -132,10 +132,9 @@ def queue_show(context: Context, id_: str) -> None:
                 ("Next attempt", moment(delivery.next_attempt) if delivery.state == "queued" else ""),
                 ("Last reply", f"{delivery.last_reply}{host}" if delivery.last_reply else ""),
             ]
+            to = [recipient_text(recipient) for recipient in delivery.recipients]
+            pairs += [("To" if n == 0 else "", address) for n, address in enumerate(to)]
             shown += facts(pairs, width)
-            shown += facts(
-                [("To" if n == 0 else "", recipient_text(r)) for n, r in enumerate(delivery.recipients)], width
-            )
         return shown
 
     value = message_value(found) | {"deliveries": [delivery_value(found, delivery) for delivery in deliveries]}

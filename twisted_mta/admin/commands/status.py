@@ -57,7 +57,7 @@ def status(context: Context) -> None:
         shown = _service(context, running, now)
         if stats is None:
             return [*shown, "", "There is no queue yet."]
-        held = f" ({stats.held:,} deliveries held)" if stats.held else ""
+        held = f" ({many(stats.held, 'delivery', 'deliveries')} held)" if stats.held else ""
         pairs: list[tuple[str, Cell | str]] = [
             ("Messages", f"{stats.messages:,}{held}"),
             ("Recipients", f"{stats.recipients:,} at {many(stats.destinations, 'destination')}"),

@@ -46,7 +46,8 @@ def read(store: IMessageStore, id_: str) -> Story:
     """All that the store knows of a message."""
     return Story(
         id=id_,
-        events=tuple(store.history(id_)),
+        # in the order of commits, which is nearly that of time
+        events=tuple(sorted(store.history(id_), key=lambda event: event.time)),
         message=store.message(id_),
         deliveries=tuple(store.deliveries(id_)),
     )

@@ -68,4 +68,5 @@ def _row(title: str, used: int, limit: int | None, own: bool, sized: bool) -> li
         return [title, *shown, "", "", Cell("its own" if own else "", "dim")]
     share = used / limit if limit else 1.0
     colour = "red" if share >= 1 else "yellow" if share >= 0.8 else "green"
-    return [title, *shown, Cell(bar(share), colour), f"{share:.0%}", Cell("its own" if own else "", "dim")]
+    percent = "<1%" if 0 < share < 0.01 else f"{share:.0%}"
+    return [title, *shown, Cell(bar(share), colour), percent, Cell("its own" if own else "", "dim")]
