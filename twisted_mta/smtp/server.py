@@ -272,9 +272,13 @@ class MtaServer(ESMTP):
                 self.transport.pauseProducing()
 
     def pauseProducing(self) -> None:
-        """The client does not read its replies: make no more, and take no more commands."""
+        """The client does not read its replies: make no more, and take no more commands.
+
+        Before the handshake is over it is TLS that pauses us, with the greeting in its hands: it has to read on.
+        """
         self._throttled = True
-        self._read(False)
+        if not self.peer.secure or self.peer.tls:
+            self._read(False)
 
     def resumeProducing(self) -> None:
         """The client has read its replies."""
