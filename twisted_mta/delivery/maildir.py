@@ -138,7 +138,8 @@ class MaildirAgent:
             if not isinstance(error, (MailError, KeyError)):
                 raise
             self._log.warn("the content of {id} can't be read: {error}", id=job.message.id, error=error)
-            outcomes.update(dict.fromkeys(copies, UNREADABLE))
+            for index, _ in boxes:
+                outcomes.setdefault(index, UNREADABLE)
         return outcomes
 
     def _result(self, job: Job, index: int, outcome: str | Reply | OSError, took: float) -> Result:

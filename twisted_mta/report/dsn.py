@@ -138,7 +138,7 @@ def _human(notice: Notice) -> bytes:
     lines += _wrap(opening(notice.kind, len(notice.failures), notice.about_report), "")
     lines.append("")
     if subject:
-        lines += _wrap(f"Subject:  {subject}", "    ")
+        lines += _wrap(f"Subject: {subject}", "    ")
     lines.append(f"    Received: {formatdate(message.arrived)}")
     lines.append(f"    Queue ID: {message.id}")
     for failure in notice.failures:
