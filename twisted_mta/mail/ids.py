@@ -13,7 +13,7 @@ from collections.abc import Callable
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_CHARS = 16
 ID_BYTES = 10
-_DIGITS = str.maketrans(ALPHABET + "ilou", "0123456789abcdefghijklmnopqrstuv" + "----")
+_DIGITS = str.maketrans(ALPHABET + "ilou", "0123456789abcdefghijklmnopqrstuv" + "!!!!")
 _PAIRS = [a + b for a in ALPHABET for b in ALPHABET]
 
 
