@@ -151,7 +151,7 @@ def _human(notice: Notice) -> bytes:
     if notice.kind == "delayed":
         lines += ["", *_wrap(outlook(formatdate(notice.retry_until)), "")]
     lines += ["", *_wrap("The technical details and the header of the message follow for those who need them.", "")]
-    return "".join(f"{line}\r\n" for line in lines).encode("utf-8", "replace")
+    return "".join(f"{_plain(line)}\r\n" for line in lines).encode("utf-8", "replace")
 
 
 def _status(notice: Notice) -> bytes:
@@ -190,7 +190,8 @@ def _part(kind: str, body: bytes, description: str, fields: bool = False) -> byt
     encoding = "7bit"
     if not _seven_bit(body):
         encoding = "quoted-printable"
-        body = quopri.encodestring(body.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
+        encoded = quopri.encodestring(body.replace(b"\r\n", b"\n"))
+        body = encoded.replace(b"\r", b"=0D").replace(b"\n", b"\r\n")
     elif not fields and kind.endswith("charset=utf-8"):
         kind = kind.replace("utf-8", "us-ascii")
     head = (
@@ -217,6 +218,13 @@ def _boundary(parts: Sequence[bytes]) -> str:
 
 def _original(recipient: Recipient) -> str:
     return recipient.original or recipient.address
+
+
+def _plain(text: str) -> str:
+    """Printable characters of any script, all else escaped."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _ascii(text: str, keep_fold: bool = False) -> str:
