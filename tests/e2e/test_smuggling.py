@@ -28,7 +28,6 @@ ENDS = {
     "LF.CR": b"\n.\r",
     "LFCR.LFCR": b"\n\r.\n\r",
     "CRCRLF.CRCRLF": b"\r\r\n.\r\r\n",
-    "CRCRLF.CRLF": b"\r\r\n.\r\n",
     "CRLF.CRCRLF": b"\r\n.\r\r\n",
     "CRLF.NULCRLF": b"\r\n.\0\r\n",
     "CRLFNUL.CRLF": b"\r\n\0.\r\n",
@@ -94,6 +93,15 @@ def test_in_arrives_as_one(mta: Mta) -> None:
     assert message.replace(b"\r\n", b"\n").endswith(b"body\n.\n" + SMUGGLED.replace(b"\r\n", b"\n")[:-2])
 
 
+def test_in_a_true_end_after_a_bare_cr(mta: Mta) -> None:
+    """CR CRLF.CRLF does end the data: what came before is judged by itself, and framing is kept."""
+    with RawSmtp(mta.mx) as client:
+        client.ehlo()
+        answer = client.message("outer@elsewhere.example", [BEN], b"Subject: bare cr\r\n\r\nbody\r")
+        assert answer.refused == (mta.settings["smtp"]["bare_newline"] == "reject")
+        assert client.cmd("NOOP").code == 250
+
+
 def offsets() -> list[int]:
     """Where a line with a dot is put: about every boundary at which content is cut into chunks on its way."""
     chunks = (1 << 12, 1 << 14, 1 << 16, 65520)
@@ -151,7 +159,8 @@ def test_out_through_postfix_is_one_message() -> None:
         [message] = postfix.wait_messages(1)
         service.wait_empty()
         assert len(postfix.messages()) == 1
-        assert message.endswith(content.replace(b"\r\n", b"\n") + b"\n")
+        _, _, body = content.replace(b"\r\n", b"\n").partition(b"\n\n")
+        assert message.endswith(b"\n\n" + body + b"\n")  # Postfix has added header fields
 
 
 def test_out_of_our_own_command_is_one_message() -> None:

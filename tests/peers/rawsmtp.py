@@ -46,6 +46,11 @@ class RawSmtp:
         context.verify_mode = ssl.CERT_NONE
         self.socket = context.wrap_socket(self.socket)
 
+    @property
+    def tls(self) -> bool:
+        """Whether TLS is up."""
+        return isinstance(self.socket, ssl.SSLSocket)
+
     def send(self, data: bytes) -> None:
         """Sends exactly these bytes."""
         self.socket.sendall(data)
