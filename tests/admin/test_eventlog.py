@@ -86,6 +86,16 @@ class Batches(LogCase):
         log.flush()
         self.assertEqual((len(moved.read_text().splitlines()), len(self.lines())), (2, 1))
 
+    def test_reconfigure(self) -> None:
+        log = self.make("text")
+        log(delivered())
+        other = self.path.with_name("other")
+        log.reconfigure(Log(format="json", file=str(other)))
+        log(delivered())
+        self.clock.advance(0)
+        self.assertIn("status=sent", self.path.read_text())
+        self.assertEqual(json.loads(other.read_text())["event"], "deliver")
+
     def test_log_is_not_for_all_eyes(self) -> None:
         self.make()
         self.assertEqual(self.path.stat().st_mode & 0o777 & ~0o640, 0)

@@ -54,7 +54,7 @@ Nov 23 12:00:01 mx1 mta/maildir[123]: 0h7x2k9m4p8q1r3s: to=<carl@isp.example>, o
 Nov 23 12:00:02 mx1 mta/smtp[123]: 0h7x2k9m4p8q1r3s: to=<erin@slow.example>, relay=none, delay=30, delays=0/0/0/30, dsn=4.4.1, status=deferred (451 4.4.1 connect to mx.slow.example[198.51.100.9]:25: timed out)
 Nov 23 12:00:03 mx1 mta/smtp[123]: 0h7x2k9m4p8q1r3s: to=<dave@nowhere.example>, relay=none, delay=432000, delays=0/432000/0/0, dsn=4.4.1, status=bounced (451 4.4.1 timed out)
 Nov 23 12:00:03 mx1 mta/qmgr[123]: 0h7x2k9m4p8q1r3s: from=<anna@isp.example>, status=expired, returned to sender
-Nov 23 12:00:03 mx1 mta/bounce[123]: 0h7x2k9m4p8q1r3s: failed notification: 0h7x2k9m4p8q1r4t
+Nov 23 12:00:03 mx1 mta/bounce[123]: 0h7x2k9m4p8q1r3s: sender non-delivery notification: 0h7x2k9m4p8q1r4t
 Nov 23 12:00:03 mx1 mta/qmgr[123]: 0h7x2k9m4p8q1r4t: from=<>, size=2100, nrcpt=1 (queue active)
 Nov 23 12:00:04 mx1 mta/operator[123]: 0h7x2k9m4p8q1r3s: remove by root, to=<erin@slow.example>
 Nov 23 12:00:04 mx1 mta/qmgr[123]: 0h7x2k9m4p8q1r3s: removed

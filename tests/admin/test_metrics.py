@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import prometheus_client
@@ -150,6 +151,32 @@ class Gauges(SynchronousTestCase):
         self.assertEqual(found["mta_b", (("kind", "y"),)], 2)
         self.assertNotIn(("mta_c", ()), found)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_scheduler(self) -> None:
+        class Scheduler:
+            under_way, unsettled, settle_failures = 3, 2, 1
+
+            def snapshot(self) -> list[SimpleNamespace]:
+                return [SimpleNamespace(waiting=5, dead=False), SimpleNamespace(waiting=1, dead=True)]
+
+        self.metrics.watch_scheduler(Scheduler())
+        found = scrape(self.metrics)
+        shown = {name: value for (name, _), value in found.items() if name.startswith(("mta_deliveries", "mta_dest"))}
+        self.assertEqual(
+            shown,
+            {
+                "mta_deliveries_under_way": 3,
+                "mta_deliveries_unsettled": 2,
+                "mta_deliveries_waiting": 6,
+                "mta_destinations_dead": 1,
+            },
+        )
+        self.assertEqual(found["mta_settle_failures_total", ()], 1)
+
+    def test_watching_again_replaces(self) -> None:
+        self.metrics.watch("mta_a", "One.", lambda: 4)
+        self.metrics.watch("mta_a", "One.", lambda: 5)
+        self.assertEqual(scrape(self.metrics)["mta_a", ()], 5)
 
     def test_lag(self) -> None:
         clock = Clock()

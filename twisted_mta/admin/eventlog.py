@@ -59,15 +59,28 @@ class EventLog:
 
             reactor = cast(IReactorTime, running)
         self._reactor = reactor
-        self._sessions = settings.sessions
-        self._text = settings.format == "text"
-        self._format: Any = TextFormat(hostname, os.getpid() if pid is None else pid) if self._text else json_line
+        self._text_format = TextFormat(hostname, os.getpid() if pid is None else pid)
         self._lines: list[Any] = []
         self._events = 0
         self._size = 0
         self._flush_call: IDelayedCall | None = None
         self._faulty = False
         self._file: LogFile | None = LogFile(settings.file)
+        self._use(settings)
+
+    def _use(self, settings: Log) -> None:
+        self._settings = settings
+        self._sessions = settings.sessions
+        self._text = settings.format == "text"
+        self._format: Any = self._text_format if self._text else json_line
+
+    def reconfigure(self, settings: Log) -> None:
+        """Take over changed settings; the next event follows them."""
+        self.flush()
+        if self._file is not None and settings.file != self._settings.file:
+            self._file.close()
+            self._file = LogFile(settings.file)
+        self._use(settings)
 
     def __call__(self, event: AnyEvent) -> None:
         """Take an event."""

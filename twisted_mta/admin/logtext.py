@@ -22,7 +22,6 @@ from ..mail.events import (
     Bounced,
     Connected,
     Deferred,
-    Delayed,
     Delivered,
     Disconnected,
     Done,
@@ -38,6 +37,7 @@ from ..mail.status import printable
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _STAGES = {"connect": "CONNECT", "helo": "EHLO", "mail": "MAIL", "rcpt": "RCPT", "data": "DATA"}
 _STAGES["content"] = "END-OF-MESSAGE"  # Postfix's word for what comes after the final dot
+_REPORTS = {"failed": "sender non-delivery", "delayed": "sender delay", "double-bounce": "postmaster non-delivery"}
 _BRACKETS = {ord("<"): "\\x3c", ord(">"): "\\x3e"}
 _TEXT = 500  # characters of a reply
 
@@ -87,7 +87,6 @@ class TextFormat:
             Delivered: self._delivered,
             Deferred: self._deferred,
             Bounced: self._bounced,
-            Delayed: self._delayed,
             Operator: self._operator,
             Reported: self._reported,
             Done: self._done,
@@ -219,12 +218,10 @@ class TextFormat:
             line += f"{_replied(e.fate) or 'null sender'}\n"
         return line
 
-    def _delayed(self, e: Delayed) -> str:
-        return f"{self._stamp}{self._bounce}{e.id}: sender delay notification: {e.report}\n"
-
     def _reported(self, e: Reported) -> str:
+        kind = _REPORTS.get(e.kind) or printable(e.kind, 40)
         return (
-            f"{self._stamp}{self._bounce}{e.about}: {printable(e.kind, 40)} notification: {e.id}\n"
+            f"{self._stamp}{self._bounce}{e.about}: {kind} notification: {e.id}\n"
             f"{self._stamp}{self._qmgr}{e.id}: from=<{inside(e.sender)}>, size={e.size}, nrcpt={len(e.recipients)}"
             " (queue active)\n"
         )

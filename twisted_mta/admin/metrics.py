@@ -6,11 +6,12 @@ classes of codes: words of ours, never a peer's.  ``python -m twisted_mta.admin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from twisted.application.service import Service as TwistedService
 from twisted.internet.interfaces import IReactorTime
@@ -45,6 +46,38 @@ QUEUE_GAUGES: tuple[tuple[str, str, Callable[[QueueStats], float | None]], ...] 
 )
 
 
+class IWatchedScheduler(Protocol):
+    """What of a scheduler is shown."""
+
+    under_way: int
+    unsettled: int
+    settle_failures: int
+
+    def snapshot(self) -> Sequence[Any]:
+        """Its destinations, each with ``waiting`` and ``dead``."""
+
+
+SCHEDULER_GAUGES: tuple[tuple[str, str, Callable[[IWatchedScheduler], float]], ...] = (
+    ("mta_deliveries_under_way", "Attempts that agents are making now.", lambda s: s.under_way),
+    ("mta_deliveries_unsettled", "Attempts that ended and are not on record yet.", lambda s: s.unsettled),
+    (
+        "mta_deliveries_waiting",
+        "Deliveries in memory that wait for their turn.",
+        lambda s: sum(one.waiting for one in s.snapshot()),
+    ),
+    (
+        "mta_destinations_dead",
+        "Destinations that are not tried for a while because connections failed.",
+        lambda s: sum(1 for one in s.snapshot() if one.dead),
+    ),
+    (
+        "mta_settle_failures_total",
+        "How often the store could not record how attempts ended, and it had to be repeated.",
+        lambda s: s.settle_failures,
+    ),
+)
+
+
 class Metrics(Collector):
     """An :data:`~twisted_mta.mail.events.EventSink` that counts.  For use on the reactor thread, scrapes included.
 
@@ -56,7 +89,9 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._store: IMessageStore | None = None
-        self._watched: list[tuple[str, str, Callable[[], float | Mapping[str, float] | None], str]] = []
+        self._watched: dict[str, tuple[str, Callable[[], float | Mapping[str, float] | None], str]] = {
+            name: (help_, lambda: None, "") for name, help_, _ in SCHEDULER_GAUGES
+        }
         self._instruments: list[Counter | Histogram] = []
         self._define()
         self._count: dict[type[Any], Callable[[Any], None]] = {
@@ -159,12 +194,17 @@ class Metrics(Collector):
         """Show the size of this store's queue."""
         self._store = store
 
+    def watch_scheduler(self, scheduler: IWatchedScheduler) -> None:
+        """Show what this scheduler is doing."""
+        for name, help_, read in SCHEDULER_GAUGES:
+            self.watch(name, help_, partial(read, scheduler))
+
     def watch(
         self, name: str, help_: str, read: Callable[[], float | Mapping[str, float] | None], label: str = ""
     ) -> None:
         """Show what ``read`` gives at each scrape as a gauge: a number, or with ``label`` one for each of its values
-        (words of ours, bounded in number).  None shows nothing."""
-        self._watched.append((name, help_, read, label))
+        (words of ours, bounded in number).  None shows nothing.  With a name ending in "_total" it is a counter."""
+        self._watched[name] = (help_, read, label)
 
     def collect(self) -> Iterable[Metric]:
         """What a scrape gets; see :class:`prometheus_client.registry.Collector`."""
@@ -174,7 +214,7 @@ class Metrics(Collector):
         for instrument in self._instruments:
             yield instrument.collect()
         yield from self._queue_gauges()
-        for name, help_, read, label in self._watched:
+        for name, (help_, read, label) in self._watched.items():
             yield self._read(name, help_, read, label)
 
     def describe(self) -> Iterable[Metric]:
@@ -192,7 +232,8 @@ class Metrics(Collector):
             yield GaugeMetricFamily(name, help_, value=None if stats is None else read(stats))
 
     def _read(self, name: str, help_: str, read: Callable[[], Any], label: str) -> Metric:
-        family = GaugeMetricFamily(name, help_, labels=(label,) if label else ())
+        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        family = kind(name, help_, labels=(label,) if label else ())
         try:
             value = read()
         except Exception:
@@ -279,7 +320,7 @@ def markdown(metrics: Metrics) -> str:
     """``docs/metrics.md``: every metric, its kind, its labels and what it says."""
     rows = []
     labels = {i.name: i.labels for i in metrics._instruments} | {"mta_build_info": ("version",)}
-    labels |= {name: (label,) for name, _, _, label in metrics._watched if label}
+    labels |= {name: (label,) for name, (_, _, label) in metrics._watched.items() if label}
     for family in metrics.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         shown = ", ".join(f"`{label}`" for label in labels.get(name, ()))
