@@ -19,7 +19,7 @@ from twisted_mta.delivery.scheduler import Scheduler
 from twisted_mta.directory.interfaces import Resolution, User
 from twisted_mta.mail.address import detail_split, domain_of, local_of
 from twisted_mta.mail.envelope import Delivery, Lane, Message, Recipient
-from twisted_mta.mail.events import AnyEvent, HistoryEvent
+from twisted_mta.mail.events import AnyEvent, Done, HistoryEvent
 from twisted_mta.mail.ids import IdMaker
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import CHUNK, Claim, NewDelivery, NewMessage, Settlement, StoreUnavailable
@@ -48,6 +48,8 @@ class FakeStore:
         self.broken: Exception | None = None
         self.changed = 0
         self.delay = 0.0
+        self.untold: list[AnyEvent] = []
+        self.events: Callable[[AnyEvent], None] = lambda event: None
 
     def _later(self, value: object) -> Deferred:
         done: Deferred = Deferred()
@@ -93,7 +95,8 @@ class FakeStore:
         due.sort(key=lambda d: (d.next_attempt, d.id))
         claims = []
         for it in due[:limit]:
-            armed = msgspec.structs.replace(it, attempts=it.attempts + 1, last_attempt=now, next_attempt=rearm(it))
+            begun = msgspec.structs.replace(it, attempts=it.attempts + 1, last_attempt=now)
+            armed = msgspec.structs.replace(begun, next_attempt=rearm(begun))
             self.queue[it.id, it.destination] = armed
             content = self.contents[it.id]
             claims.append(Claim(self.messages[it.id], armed, content if len(content) <= CHUNK else None))
@@ -117,11 +120,20 @@ class FakeStore:
             for new, content in it.reports:
                 self.put(new, content)
             self._clean(it.delivery.id)
-        return self._later(None)
+        return self._later(None).addCallback(lambda _: self._emit())
+
+    def _emit(self) -> None:
+        told, self.untold = self.untold, []
+        for event in told:
+            self.events(event)
 
     def _clean(self, message: str) -> None:
-        if not any(key[0] == message for key in self.queue):
-            self.messages.pop(message, None)
+        if message in self.messages and not any(key[0] == message for key in self.queue):
+            gone = self.messages.pop(message)
+            now = self.clock.seconds()
+            done = Done(time=now, id=message, seconds=now - gone.arrived)
+            self._tell((done,))
+            self.untold.append(done)
             self.contents.pop(message, None)
 
     def read(self, message: str, chunk: int) -> Deferred:
@@ -255,6 +267,7 @@ class Harness(SynchronousTestCase):
         self.mailboxes = FakeAgent()
         self.mailboxes.name = "maildir"
         self.events: list[AnyEvent] = []
+        self.store.events = self.events.append
         self.settings = Settings(
             hostname="mx1.isp.example",
             queue=Queue(**self.queue),

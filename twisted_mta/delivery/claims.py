@@ -118,7 +118,7 @@ class Claims:
             if key in entries:  # in memory for long, under way or waiting: it must not be taken twice
                 here.add(key)
                 return now + HELD
-            return self.retry.armed(delivery.attempts + 1, now)
+            return self.retry.armed(delivery.attempts, now)  # the store has counted this attempt in
 
         try:
             claimed = self._store.claim(lane.key, now, count, rearm)

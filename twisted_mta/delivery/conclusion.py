@@ -1,4 +1,4 @@
-"""From the end of an attempt to its settlement: reports are made, events gathered, the last recipient noticed."""
+"""From the end of an attempt to its settlement: reports are made and events gathered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from ..config.settings import Settings
 from ..mail.envelope import Delivery
-from ..mail.events import AnyEvent, Done, HistoryEvent
+from ..mail.events import AnyEvent, HistoryEvent
 from ..queue.interfaces import CHUNK, IMessageStore, NewMessage, Settlement
 from ..report.reporter import Reporter
 from .interfaces import Result
@@ -41,7 +41,6 @@ class Conclusions:
         self._reporter = reporter
         self._clock = clock
         self._settler = settler
-        self._ending: set[tuple[str, str]] = set()
         self.reconfigure(retry, settings)
 
     def reconfigure(self, retry: RetryPolicy, settings: Settings) -> None:
@@ -78,11 +77,6 @@ class Conclusions:
         )
         self._conclude(entry, verdict, rerouted.deliveries, (rerouted.event, *verdict.events), now)
 
-    def settled(self, entry: Entry) -> None:
-        """An entry's settlement is committed."""
-        if not entry.only:
-            self._ending.discard((entry.delivery.id, entry.delivery.destination))
-
     def _conclude(
         self,
         entry: Entry,
@@ -92,7 +86,7 @@ class Conclusions:
         now: float,
     ) -> None:
         if not verdict.failed and not verdict.warn:
-            self._settle(entry, remaining, events, events, (), now)
+            self._settle(entry, remaining, events, events, ())
             return
         reporting = Deferred.fromCoroutine(self._report(entry, verdict, remaining, events, now))
         reporting.addErrback(self._unreported, entry, verdict, remaining, events, now)
@@ -125,7 +119,7 @@ class Conclusions:
             story += [event for event in made.events if event.id == message.id]
             told += made.events
             reports += made.reports
-        self._settle(entry, remaining, story, told, reports, now)
+        self._settle(entry, remaining, story, told, reports)
 
     def _unreported(
         self,
@@ -159,7 +153,7 @@ class Conclusions:
                 else:
                     others.append(other)
             remaining = (again, *others)
-        self._settle(entry, remaining, events, events, (), now)
+        self._settle(entry, remaining, events, events, ())
 
     def _settle(
         self,
@@ -168,25 +162,11 @@ class Conclusions:
         story: Sequence[HistoryEvent],
         events: Sequence[AnyEvent],
         reports: Sequence[tuple[NewMessage, bytes]],
-        now: float,
     ) -> None:
-        if not remaining and self._is_last(entry):
-            done = Done(time=now, id=entry.message.id, seconds=now - entry.message.arrived)
-            story = (*story, done)
-            events = (*events, done)
         settlement = Settlement(
             delivery=entry.delivery, remaining=remaining, reports=tuple(reports), story=tuple(story)
         )
         self._settler.add(Ended(settlement, events, entry))
-
-    def _is_last(self, entry: Entry) -> bool:
-        """Whether no other delivery of the message is left, counting those out whose end is being written."""
-        if entry.only:
-            return True
-        message = entry.delivery.id
-        own = (message, entry.delivery.destination)
-        self._ending.add(own)
-        return all((message, other.destination) in self._ending for other in self._store.deliveries(message))
 
     async def _head(self, entry: Entry) -> bytes:
         """The start of the content, as much as holds the header section of any sensible message."""

@@ -39,11 +39,10 @@ class Entry:
     """One delivery in memory, from its offer or claim until its settlement is committed.
 
     ``content`` is the whole content where that is kept in memory; ``octets`` is what it counts for.  ``generation`` is
-    the store's ``changes()`` for which it is known to be still wanted.  ``started`` is when its attempt began, or 0;
-    ``only``: its message has no other delivery.
+    the store's ``changes()`` for which it is known to be still wanted.  ``started`` is when its attempt began, or 0.
     """
 
-    __slots__ = ("content", "delivery", "fresh", "generation", "lane", "message", "octets", "only", "started", "task")
+    __slots__ = ("content", "delivery", "fresh", "generation", "lane", "message", "octets", "started", "task")
 
     def __init__(
         self,
@@ -63,7 +62,6 @@ class Entry:
         self.fresh = fresh
         self.generation = generation
         self.started = 0.0
-        self.only = False
         self.task: Deferred[Any] | None = None
 
 

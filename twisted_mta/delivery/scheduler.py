@@ -147,7 +147,6 @@ class Scheduler:
                 return
         active = self.active
         customer = new.lane_customer
-        only = len(new.deliveries) == 1
         for part in new.deliveries:
             delivery = Delivery(
                 id=message.id,
@@ -158,10 +157,7 @@ class Scheduler:
                 attempts=1,
             )
             lane = active.destination(part.destination).lane(customer)
-            entry = active.admit(
-                message, delivery, content, lane, fresh=True, generation=self._generation, octets=octets
-            )
-            entry.only = only
+            active.admit(message, delivery, content, lane, fresh=True, generation=self._generation, octets=octets)
             octets = 0  # shared by the others
         if self._run_call is None:
             self._wake()
@@ -359,7 +355,6 @@ class Scheduler:
         self._conclusions.attempted(entry, results, now, not_before=destination.probe_at)
 
     def _settled(self, entry: Entry) -> None:
-        self._conclusions.settled(entry)
         self.active.forget(entry)
         self._wake()
 
