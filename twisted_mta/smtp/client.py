@@ -37,6 +37,7 @@ from ..wire.client import (
     Transfer,
 )
 from ..wire.stuffing import DotStuffer, stuff
+from . import immediate
 from .tls import tls_facts
 
 NEVER = float("inf")
@@ -216,7 +217,7 @@ class MtaClient(ESMTPClient):
     def _act(self, events: list[Event]) -> None:
         data = self._connection.take()
         if data:
-            self.transport.write(data)
+            immediate.write(self.transport, data)
         for event in events:
             kind = type(event)
             if kind is Finished:
@@ -249,7 +250,7 @@ class MtaClient(ESMTPClient):
             if outcome is None:
                 self.transport.loseConnection()
             elif outcome.remote and self._sending is None:
-                self.transport.write(b"QUIT\r\n")  # RFC 5321 §4.1.1.10, without waiting for an answer
+                immediate.write(self.transport, b"QUIT\r\n")  # RFC 5321 §4.1.1.10, without waiting for an answer
                 self.transport.loseConnection()
             else:
                 self._cut()
@@ -271,7 +272,7 @@ class MtaClient(ESMTPClient):
         content = self._content
         assert content is not None
         if content.whole is not None:
-            self.transport.write(stuff(content.whole))
+            immediate.write(self.transport, stuff(content.whole))
             self._connection.content_sent()
         else:
             Deferred.fromCoroutine(self._stream(content)).addErrback(self._unreadable)
@@ -295,7 +296,7 @@ class MtaClient(ESMTPClient):
                 if number == content.chunks - 1:
                     data += stuffer.finish()
                     self._connection.content_sent()
-                self.transport.write(data)
+                immediate.write(self.transport, data)
                 self._arm()
         finally:
             self._drained = None

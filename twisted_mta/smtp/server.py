@@ -21,7 +21,7 @@ from ..queue.interfaces import QuotaExceeded
 from ..wire import commands as c
 from ..wire import sasl
 from ..wire.server import AuthState, ServerConnection, constant
-from . import authentication, telling, transaction
+from . import authentication, immediate, telling, transaction
 from .peers import is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -261,7 +261,7 @@ class MtaServer(ESMTP):
 
     def _flush(self) -> None:
         out, self._out = self._out, b""
-        self.transport.write(out)
+        immediate.write(self.transport, out)
 
     def _read(self, reading: bool) -> None:
         if reading != self._reading:
