@@ -215,12 +215,15 @@ class World:
         portal: Portal | None = None,
         tls: Any = None,
         listener_tls: str = "starttls",
+        clock: Any = None,
         **smtp: Any,
     ) -> None:
         settings = Settings(hostname=HOSTNAME, local=Local(domains=("isp.example",)))
         self.settings = attrs.evolve(settings, smtp=attrs.evolve(settings.smtp, **smtp))
-        self.clock = Clock()
-        self.clock.advance(NOW)
+        self.clock = clock
+        if clock is None:
+            self.clock = Clock()
+            self.clock.advance(NOW)
         self.store, self.router, self.scheduler = Store(), Router(), Scheduler()
         self.directory, self.throttle = Directory(), Throttle()
         self.events: list[Any] = []

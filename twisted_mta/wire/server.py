@@ -234,7 +234,7 @@ class ServerConnection:
         refusal = _ORDER[name].get(self.state)
         if refusal is None:
             if name == "STARTTLS":
-                refusal = BEHIND_STARTTLS if self._buffer else _TLS_REFUSALS.get(self.tls)
+                refusal = _TLS_REFUSALS.get(self.tls) or (BEHIND_STARTTLS if self._buffer else None)
             elif name == "AUTH":
                 refusal = _AUTH_REFUSALS.get(self.auth)
         if refusal is not None:
