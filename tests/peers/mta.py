@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -128,6 +129,13 @@ class Mta(Daemon):
         """See :class:`Daemon`."""
         wait_for("/healthz", self.healthy, 30, self.check_alive)
         wait_for_banner(self.mx, alive=self.check_alive)
+
+    def stop_cleanly(self) -> None:
+        """SIGTERM; the service says that it has stopped, and ends as twistd does: by the same signal again."""
+        before = len(self.events("service", what="stopped"))
+        status = self.stop()
+        if status not in {0, -signal.SIGTERM} or len(self.events("service", what="stopped")) != before + 1:
+            raise PeerFailed(f"ended with {status}:\n{self.output()[-3000:]}")
 
     def healthy(self) -> bool:
         """Whether the operator's HTTP side says that all is well."""

@@ -115,7 +115,7 @@ def go_on(stage: Stage) -> None:
     """Lines to paste."""
     ports, password, home = stage.ports, stage.passwords[ANN], stage.home
     letter = home / "letter.eml"
-    letter.write_text(f"From: {ANN}\nTo: {BOB}\nSubject: From curl\n\nHello Bob!\n")
+    letter.write_text(f"From: {ANN}\nTo: {BOB}\nSubject: From curl\n\nHello Bob!\n", newline="\r\n")
     heading("Go on yourself")
     command(f"swaks --server 127.0.0.1:{ports['submission']} --tls --auth PLAIN -au {ANN} -ap {password} \\")
     click.echo(click.style(f"        --from {ANN} --to {BEN}", fg="cyan"))
