@@ -28,6 +28,12 @@ Txn: TypeAlias = "lmdb.Transaction[bytes]"
 Db: TypeAlias = Any
 
 LEAST_FREE = 1 << 16
+"""Octets that the disk must have for the map to be grown."""
+
+UNWRITTEN = 1 << 20
+"""Octets that a sound file may be shorter than the pages it has given out."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 MAX_READERS = 512
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -99,6 +105,7 @@ class Environment:
         self._step = _pages(map_size)
         self._env = self._open()
         try:
+            self._check_length()
             self.tables = self._open_tables()
         except BaseException:
             self._env.close()
@@ -107,6 +114,9 @@ class Environment:
     def _open(self) -> lmdb.Environment:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data = self.path / "data.mdb"
+            if data.exists() and 0 < data.stat().st_size < 2 * _PAGE:
+                raise _damaged(self.path, "it is cut short")
             return lmdb.open(
                 str(self.path),
                 map_size=self._step,
@@ -119,6 +129,20 @@ class Environment:
             )
         except (lmdb.Error, OSError) as error:
             raise _cannot_open(self.path, error) from error
+
+    def _check_length(self) -> None:
+        """Touching a page of the map that the file does not have ends the process: see that it has them all.
+
+        LMDB itself may leave the last pages unwritten, when they were given and taken back in one transaction.
+        """
+        data = self.path / "data.mdb"
+        needed = self.map_used  # looked up before the size: another process may be adding to both
+        missing = needed - data.stat().st_size
+        if missing > UNWRITTEN:
+            raise _damaged(self.path, f"it lacks {missing} of {needed} octets")
+        if missing > 0:
+            with data.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), needed - _PAGE, _PAGE)  # never makes a file shorter
 
     def _open_tables(self) -> Tables:
         try:
@@ -219,16 +243,19 @@ class Environment:
 
 
 def _pages(size: int) -> int:
-    page = os.sysconf("SC_PAGE_SIZE")
-    return max(-(-size // page), 64) * page
+    return max(-(-size // _PAGE), 64) * _PAGE
 
 
 def _cannot_open(path: Path, error: Exception) -> StoreUnavailable:
     if isinstance(error, PermissionError):
         return _refused(path, "permission denied; it belongs to another user")
     if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PanicError):
-        return _refused(path, f"its file is damaged ({error}); restore it from a backup, or move it away to begin anew")
+        return _damaged(path, str(error))
     return _refused(path, str(error))
+
+
+def _damaged(path: Path, how: str) -> StoreUnavailable:
+    return _refused(path, f"its file is damaged ({how}); restore it from a backup, or move it away to begin anew")
 
 
 def _refused(path: Path, why: str) -> StoreUnavailable:

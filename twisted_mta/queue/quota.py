@@ -33,7 +33,7 @@ class Slot(msgspec.Struct, array_like=True):
 
 
 class Window(msgspec.Struct, array_like=True):
-    """Charges of the last ``slots + 1`` slots of ``length`` seconds, oldest first, and their sums since :meth:`roll`."""
+    """Charges of the last ``slots + 1`` slots of ``length`` seconds, oldest first, and their sums."""
 
     length: int
     slots: int

@@ -1,0 +1,572 @@
+"""What every engine of the store must do: the tests are inherited by each engine's test case."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from tests.queue.samples import (
+    CUSTOMER,
+    DESTINATION,
+    LANE,
+    NOON,
+    Sink,
+    charge,
+    claim,
+    clock,
+    content_of,
+    delivery,
+    fill,
+    new,
+    recipients,
+    report,
+    send,
+    settlement,
+)
+from twisted_mta.mail.envelope import Lane
+from twisted_mta.mail.events import Done, Operator, Routed
+from twisted_mta.queue.interfaces import (
+    CHUNK,
+    IIncoming,
+    IMessageStore,
+    Limits,
+    NewMessage,
+    QueueFilter,
+    QuotaExceeded,
+    StoreUnavailable,
+)
+
+replace = msgspec.structs.replace
+
+
+class Contract:
+    """Mixed into a ``twisted.trial.unittest.TestCase``."""
+
+    store: Any
+    clock: Clock
+    sink: Sink
+
+    def make(self, clock: Clock, sink: Sink) -> Any:
+        raise NotImplementedError
+
+    async def setUp(self) -> None:
+        self.clock = clock()
+        self.sink = Sink()
+        self.store = self.make(self.clock, self.sink)
+        await self.store.start()
+
+    async def tearDown(self) -> None:
+        if self.store is not None:
+            assert await self.store.verify(False) == []
+            await self.store.stop()
+
+    # Mail in
+
+    def test_interfaces(self) -> None:
+        verifyObject(IMessageStore, self.store)
+        incoming = self.store.incoming()
+        verifyObject(IIncoming, incoming)
+        incoming.abort()
+
+    async def test_accepts(self) -> None:
+        parts = (delivery(), delivery("maildir:acme.example", "a@acme.example", "b@acme.example"))
+        story = Routed(time=NOON, id="0" * 16, destinations={})
+        incoming = self.store.incoming()
+        self.assertIsNone(incoming.write(b"Subject: x\r\n"))
+        self.assertIsNone(incoming.write(b"\r\ntext\r\n"))
+        self.assertEqual(incoming.size, 20)
+        story = replace(story, id=incoming.id)
+        self.assertIsNone(await incoming.commit(new(incoming.id, *parts, at=NOON + 60, story=[story])))
+        message = self.store.message(incoming.id)
+        self.assertEqual((message.size, message.chunks, message.recipients), (20, 1, 3))
+        self.assertEqual(await self.store.read(incoming.id, 0), b"Subject: x\r\n\r\ntext\r\n")
+        stored = {it.destination: it for it in self.store.deliveries(incoming.id)}
+        self.assertEqual(set(stored), {DESTINATION, "maildir:acme.example"})
+        it = stored["maildir:acme.example"]
+        self.assertEqual(it.recipients, recipients("a@acme.example", "b@acme.example"))
+        self.assertEqual((it.id, it.customer, it.next_attempt), (incoming.id, CUSTOMER, NOON + 60))
+        self.assertEqual((it.state, it.attempts, it.warned), ("queued", 0, False))
+        self.assertEqual(self.store.history(incoming.id), [story])
+        stats = self.store.stats()
+        self.assertEqual((stats.messages, stats.deliveries, stats.recipients, stats.bytes), (1, 2, 3, 20))
+        self.assertEqual((stats.held, stats.destinations, stats.oldest), (0, 2, NOON))
+
+    async def test_content_of_every_size_comes_back(self) -> None:
+        noise = random.Random(4).randbytes(5 * CHUNK + 77)
+        for size in (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 4 * CHUNK, 5 * CHUNK + 77):
+            for piece in (65536, 10000, 5 * CHUNK + 77):
+                incoming = self.store.incoming()
+                await fill(incoming, noise[:size], piece)
+                self.assertEqual(incoming.size, size)
+                await incoming.commit(new(incoming.id))
+                message = self.store.message(incoming.id)
+                self.assertEqual((message.size, message.chunks), (size, -(-size // CHUNK)))
+                self.assertEqual(await content_of(self.store, incoming.id), noise[:size])
+        claims = await claim(self.store)
+        for it in claims:
+            if it.message.size > CHUNK:
+                self.assertIsNone(it.content)
+            else:
+                self.assertEqual(it.content, noise[: it.message.size])
+        await self.store.settle([settlement(it.delivery) for it in claims])
+        self.assertEqual(self.store.stats().bytes, 0)
+
+    async def test_commit_right_after_the_last_write(self) -> None:
+        # The producer is asked to pause, and has nothing more to come.
+        incoming = self.store.incoming()
+        incoming.write(b"x" * CHUNK)
+        pause = incoming.write(b"y" * 3 * CHUNK)
+        await incoming.commit(new(incoming.id))
+        if pause is not None:
+            await pause
+        self.assertEqual(await content_of(self.store, incoming.id), b"x" * CHUNK + b"y" * 3 * CHUNK)
+
+    async def test_reading_what_is_not_there(self) -> None:
+        mid = await send(self.store)
+        await self.assertFailure(self.store.read(mid, 1), KeyError)
+        await self.assertFailure(self.store.read(mid, -1), KeyError)
+        await self.assertFailure(self.store.read(self.store.new_id(), 0), KeyError)
+        await self.assertFailure(self.store.read("../etc/passwd", 0), KeyError)
+        for odd in (self.store.new_id(), "", "no id", "o" * 16, "é" * 16):
+            self.assertIsNone(self.store.message(odd))
+            self.assertEqual(self.store.deliveries(odd), [])
+            self.assertEqual(self.store.history(odd), [])
+            self.assertEqual(self.store.page(QueueFilter(id=odd or "x")), [])
+
+    async def test_abort_leaves_nothing(self) -> None:
+        for size in (10, 5 * CHUNK):
+            incoming = self.store.incoming()
+            await fill(incoming, b"x" * size)
+            incoming.abort()
+            incoming.abort()
+            await self.assertFailure(incoming.commit(new(incoming.id)), RuntimeError)
+            self.assertIsNone(self.store.message(incoming.id))
+        self.assertEqual(self.store.stats().messages, 0)
+
+    async def test_commit_twice_is_refused(self) -> None:
+        incoming = self.store.incoming()
+        await incoming.commit(new(incoming.id))
+        await self.assertFailure(incoming.commit(new(incoming.id)), RuntimeError)
+        self.assertEqual(self.store.stats().messages, 1)
+
+    async def test_two_parts_to_one_destination_are_one(self) -> None:
+        mid = await send(self.store, delivery(DESTINATION, "a@x", "b@x"), delivery(DESTINATION, "b@x", "c@x"))
+        (it,) = self.store.deliveries(mid)
+        self.assertEqual(it.recipients, recipients("a@x", "b@x", "c@x"))
+
+    async def test_a_message_for_nobody_is_done_at_once(self) -> None:
+        incoming = self.store.incoming()
+        incoming.write(b"x" * 4 * CHUNK)
+        whole = new(incoming.id, limits=Limits())
+        await incoming.commit(replace(whole, deliveries=()))
+        self.assertIsNone(self.store.message(incoming.id))
+        self.assertEqual([type(event) for event in self.store.history(incoming.id)], [Done])
+        usage = self.store.usage(CUSTOMER)
+        self.assertEqual((usage.messages_hour, usage.queued_messages), (1, 0))
+
+    def test_ids_are_unique_and_sorted(self) -> None:
+        ids = [self.store.new_id() for _ in range(1000)]
+        self.assertEqual(sorted(set(ids)), ids)
+
+    # Quotas
+
+    async def test_usage_is_counted_with_the_message(self) -> None:
+        await send(self.store, delivery(DESTINATION, "a@x", "b@x"), limits=Limits(), content=b"12345")
+        usage = self.store.usage(CUSTOMER)
+        self.assertEqual((usage.recipients_hour, usage.recipients_day, usage.messages_day), (2, 2, 1))
+        self.assertEqual((usage.queued_messages, usage.queued_bytes), (1, 5))
+        self.assertEqual(self.store.usage("other").queued_messages, 0)
+        self.clock.advance(7200)
+        self.assertEqual(self.store.usage(CUSTOMER).recipients_hour, 0)
+        self.assertEqual(self.store.usage(CUSTOMER).recipients_day, 2)
+        claims = await claim(self.store)
+        await self.store.settle([settlement(it.delivery) for it in claims])
+        usage = self.store.usage(CUSTOMER)
+        self.assertEqual((usage.queued_messages, usage.queued_bytes, usage.recipients_day), (0, 0, 2))
+
+    async def test_a_message_beyond_the_limit_is_refused_and_gone(self) -> None:
+        limits = Limits(messages_per_hour=1, message_bytes=10 * CHUNK)
+        await send(self.store, limits=limits)
+        for size in (5, 5 * CHUNK):
+            incoming = self.store.incoming()
+            await fill(incoming, b"x" * size)
+            exceeded = await self.assertFailure(incoming.commit(new(incoming.id, limits=limits)), QuotaExceeded)
+            self.assertEqual(exceeded.limit, "messages_per_hour")
+            self.assertIsNone(self.store.message(incoming.id))
+        incoming = self.store.incoming()
+        await fill(incoming, b"x" * (10 * CHUNK + 1))
+        exceeded = await self.assertFailure(incoming.commit(new(incoming.id, limits=limits)), QuotaExceeded)
+        self.assertEqual((exceeded.limit, exceeded.reply.code), ("message_bytes", 552))
+        self.assertEqual(self.store.stats().messages, 1)
+        self.assertEqual(self.store.usage(CUSTOMER).messages_hour, 1)
+
+    async def test_the_last_unit_goes_to_one_of_many(self) -> None:
+        limits = Limits(recipients_per_hour=3)
+        outcomes: list[Any] = []
+        waiting = []
+        for _ in range(10):
+            incoming = self.store.incoming()
+            incoming.write(b"text")
+            waiting.append(incoming.commit(new(incoming.id, limits=limits)).addBoth(outcomes.append))
+        await gatherResults(waiting)
+        self.assertEqual(outcomes.count(None), 3)
+        self.assertEqual(sum(isinstance(it, Failure) and it.check(QuotaExceeded) is not None for it in outcomes), 7)
+        self.assertEqual(self.store.usage(CUSTOMER).recipients_hour, 3)
+
+    async def test_check_is_advice(self) -> None:
+        limits = Limits(messages_per_hour=1)
+        self.assertIsNone(self.store.check(charge(limits)))
+        await send(self.store, limits=limits)
+        self.assertIsInstance(self.store.check(charge(limits)), QuotaExceeded)
+        self.assertIsNone(self.store.check(charge(Limits())))
+        self.assertEqual(self.store.usage(CUSTOMER).messages_hour, 1)
+
+    # What is due
+
+    async def test_due_lanes_longest_due_first(self) -> None:
+        self.assertEqual(self.store.due(NOON, 10), [])
+        self.assertIsNone(self.store.next_due())
+        await send(self.store, delivery("smtp:late"), at=NOON - 1)
+        await send(self.store, delivery("smtp:later"), at=NOON - 2)
+        await send(self.store, delivery("smtp:later"), at=NOON - 9, lane_customer="other")
+        await send(self.store, delivery("smtp:future"), at=NOON + 1)
+        await send(self.store, delivery("smtp:future"), at=NOON - 1.5)
+        lanes = [
+            Lane("smtp:later", "other"),
+            Lane("smtp:later", CUSTOMER),
+            Lane("smtp:future", CUSTOMER),
+            Lane("smtp:late", CUSTOMER),
+        ]
+        self.assertEqual(self.store.due(NOON, 10), lanes)
+        self.assertEqual(self.store.due(NOON, 2), lanes[:2])
+        self.assertEqual(self.store.due(NOON - 2, 10), lanes[:2])
+        self.assertEqual(self.store.next_due(), NOON - 9)
+
+    async def test_claim_arms_the_next_attempt(self) -> None:
+        first = await send(self.store, at=NOON - 2, content=b"first")
+        second = await send(self.store, at=NOON - 1, content=b"second")
+        await send(self.store, at=NOON + 1)
+        await send(self.store, delivery("smtp:other"), at=NOON - 5)
+        asked = []
+
+        def rearm(it: Any) -> float:
+            asked.append((it.id, it.attempts, it.last_attempt))
+            return NOON + 300
+
+        (one,) = await self.store.claim(LANE, NOON, 1, rearm)
+        self.assertEqual((one.message.id, one.content), (first, b"first"))
+        self.assertEqual((one.delivery.attempts, one.delivery.last_attempt), (1, NOON))
+        self.assertEqual(one.delivery.next_attempt, NOON + 300)
+        self.assertEqual(self.store.deliveries(first), [one.delivery])
+        self.assertEqual(asked, [(first, 1, NOON)])
+        (two,) = await self.store.claim(LANE, NOON, 10, rearm)
+        self.assertEqual(two.message.id, second)
+        self.assertEqual(await self.store.claim(LANE, NOON, 10, rearm), [])
+        self.assertEqual(await self.store.claim(Lane("smtp:none", ""), NOON, 10, rearm), [])
+        self.assertEqual(self.store.due(NOON, 10), [Lane("smtp:other", CUSTOMER)])
+        again = await self.store.claim(LANE, NOON + 300, 10, lambda it: NOON + 900)
+        self.assertEqual(sorted(it.delivery.attempts for it in again), [1, 2, 2])
+
+    # Settling
+
+    async def test_delivered_leaves_the_queue(self) -> None:
+        mid = await send(self.store)
+        self.clock.advance(5)
+        (it,) = await claim(self.store)
+        done = settlement(it.delivery)
+        self.assertIsNone(await self.store.settle([done]))
+        self.assertIsNone(self.store.message(mid))
+        self.assertEqual(self.store.deliveries(mid), [])
+        await self.assertFailure(self.store.read(mid, 0), KeyError)
+        last = Done(time=NOON + 5, id=mid, seconds=5.0)
+        self.assertEqual(self.store.history(mid), [*done.story, last])
+        self.assertEqual(self.sink.named(Done), [last])
+        stats = self.store.stats()
+        self.assertEqual((stats.messages, stats.deliveries, stats.recipients, stats.bytes), (0, 0, 0, 0))
+        self.assertEqual((stats.destinations, stats.oldest), (0, None))
+        self.assertIsNone(self.store.next_due())
+
+    async def test_deferred_stays(self) -> None:
+        mid = await send(self.store, delivery(DESTINATION, "a@x", "b@x"))
+        (it,) = await claim(self.store)
+        later = replace(
+            it.delivery,
+            recipients=recipients("b@x"),
+            next_attempt=NOON + 77,
+            last_reply="450 busy",
+            last_status="4.2.0",
+            warned=True,
+        )
+        await self.store.settle([settlement(it.delivery, later)])
+        self.assertEqual(self.store.deliveries(mid), [later])
+        self.assertEqual(self.store.next_due(), NOON + 77)
+        self.assertEqual(self.store.stats().recipients, 1)
+        self.assertEqual(self.sink.named(Done), [])
+
+    async def test_a_message_stays_until_its_last_delivery_ends(self) -> None:
+        mid = await send(self.store, delivery("smtp:a"), delivery("smtp:b"))
+        (a,) = await claim(self.store, Lane("smtp:a", CUSTOMER))
+        await self.store.settle([settlement(a.delivery)])
+        self.assertIsNotNone(self.store.message(mid))
+        self.assertEqual(self.store.usage(CUSTOMER).queued_messages, 1)
+        (b,) = await claim(self.store, Lane("smtp:b", CUSTOMER))
+        await self.store.settle([settlement(b.delivery)])
+        self.assertIsNone(self.store.message(mid))
+        self.assertEqual(self.store.usage(CUSTOMER).queued_messages, 0)
+
+    async def test_both_deliveries_in_one_call(self) -> None:
+        mid = await send(self.store, delivery("smtp:a"), delivery("smtp:b"))
+        claims = [(await claim(self.store, Lane(name, CUSTOMER)))[0] for name in ("smtp:a", "smtp:b")]
+        await self.store.settle([settlement(it.delivery) for it in claims])
+        self.assertIsNone(self.store.message(mid))
+        self.assertEqual(len(self.sink.named(Done)), 1)
+        await self.store.settle([])
+
+    async def test_a_changed_route_moves_recipients(self) -> None:
+        mid = await send(self.store, delivery(DESTINATION, "a@x", "b@x", "c@x"))
+        (it,) = await claim(self.store)
+        one = replace(it.delivery, destination="smtp:one", recipients=recipients("a@x"), next_attempt=NOON)
+        two = replace(it.delivery, destination="smtp:two", recipients=recipients("b@x"), next_attempt=NOON + 1)
+        await self.store.settle([settlement(it.delivery, one, two)])
+        self.assertCountEqual(self.store.deliveries(mid), [one, two])
+        self.assertEqual(self.store.due(NOON, 10), [Lane("smtp:one", CUSTOMER)])
+        self.assertEqual(self.store.stats().destinations, 2)
+
+    async def test_a_route_may_lead_to_where_others_wait(self) -> None:
+        mid = await send(self.store, delivery("smtp:a", "a@x"), delivery("smtp:b", "b@x"))
+        (a,) = await claim(self.store, Lane("smtp:a", CUSTOMER))
+        (b,) = await claim(self.store, Lane("smtp:b", CUSTOMER))
+        moved = replace(a.delivery, destination="smtp:b", next_attempt=NOON + 5)
+        await self.store.settle([settlement(a.delivery, moved)])
+        (joined,) = self.store.deliveries(mid)
+        self.assertCountEqual(joined.recipients, recipients("a@x", "b@x"))
+        self.assertEqual(joined.next_attempt, NOON + 5)
+        # The attempt for b, begun before, must take only b's recipients with it.
+        await self.store.settle([settlement(b.delivery)])
+        (rest,) = self.store.deliveries(mid)
+        self.assertEqual(rest.recipients, recipients("a@x"))
+
+    async def test_reports_exist_exactly_if_the_settlement_does(self) -> None:
+        mid = await send(self.store)
+        (it,) = await claim(self.store)
+        dsn: NewMessage = report(self.store, mid)
+        await self.store.settle([settlement(it.delivery, reports=((dsn, b"a report"),))])
+        stored = self.store.message(dsn.message.id)
+        self.assertEqual((stored.size, stored.chunks, stored.kind, stored.sender), (8, 1, "dsn", ""))
+        self.assertEqual(await content_of(self.store, stored.id), b"a report")
+        self.assertEqual(self.store.history(stored.id), list(dsn.story))
+        self.assertEqual(self.store.due(NOON, 10), [Lane("maildir:acme.example", "")])
+
+    async def test_a_large_report(self) -> None:
+        mid = await send(self.store)
+        (it,) = await claim(self.store)
+        dsn = report(self.store, mid)
+        await self.store.settle([settlement(it.delivery, reports=((dsn, b"r" * (CHUNK + 9)),))])
+        self.assertEqual(await content_of(self.store, dsn.message.id), b"r" * (CHUNK + 9))
+
+    async def test_settling_what_an_operator_removed(self) -> None:
+        mid = await send(self.store)
+        (it,) = await claim(self.store)
+        await self.store.act("remove", [(mid, DESTINATION)], "root", NOON)
+        dsn = report(self.store, mid)
+        late = settlement(it.delivery, it.delivery, reports=((dsn, b"a report"),))
+        await self.store.settle([late])
+        self.assertIsNone(self.store.message(mid))
+        self.assertEqual(self.store.deliveries(mid), [])
+        self.assertIsNone(self.store.message(dsn.message.id))
+        self.assertEqual([type(event) for event in self.store.history(mid)], [Operator, Done, type(late.story[0])])
+
+    # Operators
+
+    async def test_hold_and_release(self) -> None:
+        mid = await send(self.store)
+        before = self.store.changes()
+        self.assertEqual(await self.store.act("hold", [(mid, DESTINATION)], "root", NOON), 1)
+        self.assertGreater(self.store.changes(), before)
+        self.assertEqual(self.store.deliveries(mid)[0].state, "held")
+        self.assertEqual(self.store.due(NOON + 10**6, 10), [])
+        self.assertIsNone(self.store.next_due())
+        self.assertEqual(await claim(self.store), [])
+        self.assertEqual(self.store.stats().held, 1)
+        self.assertEqual(await self.store.act("hold", [(mid, DESTINATION)], "root", NOON), 1)
+        self.assertEqual(await self.store.act("retry", [(mid, DESTINATION)], "root", NOON), 1)
+        self.assertIsNone(self.store.next_due())
+        self.assertEqual(await self.store.act("release", [(mid, DESTINATION)], "root", NOON + 5), 1)
+        self.assertEqual(self.store.next_due(), NOON + 5)
+        self.assertEqual(self.store.stats().held, 0)
+        self.assertEqual(await self.store.act("release", [(mid, DESTINATION)], "root", NOON + 9), 1)
+        self.assertEqual(self.store.next_due(), NOON + 5)
+        events = [
+            Operator(time=NOON, id=mid, action="hold", who="root", recipients=("user@example.org",)),
+            Operator(time=NOON + 5, id=mid, action="release", who="root", recipients=("user@example.org",)),
+        ]
+        self.assertEqual(self.store.history(mid), events)
+        self.assertEqual(self.sink.named(Operator), events)
+
+    async def test_retry_makes_due_now(self) -> None:
+        mid = await send(self.store, at=NOON + 9999)
+        self.assertEqual(await self.store.act("retry", [(mid, DESTINATION)], "root", NOON), 1)
+        self.assertEqual(self.store.due(NOON, 10), [LANE])
+
+    async def test_remove(self) -> None:
+        mid = await send(self.store, delivery("smtp:a"), delivery("smtp:b"), content=b"x" * 40 * CHUNK)
+        self.assertEqual(await self.store.act("remove", [(mid, "smtp:a"), (mid, "smtp:a")], "root", NOON), 1)
+        self.assertIsNotNone(self.store.message(mid))
+        self.assertEqual(await self.store.act("remove", [(mid, "smtp:a"), (mid, "smtp:b")], "root", NOON), 1)
+        self.assertIsNone(self.store.message(mid))
+        self.assertEqual(self.store.usage(CUSTOMER).queued_bytes, 0)
+        self.assertEqual([type(event) for event in self.store.history(mid)], [Operator, Operator, Done])
+
+    async def test_acting_on_what_is_not_there(self) -> None:
+        pairs = [("nonsense", DESTINATION), (self.store.new_id(), DESTINATION), ("", "")]
+        self.assertEqual(await self.store.act("remove", pairs, "root", NOON), 0)
+        self.assertEqual(await self.store.act("remove", [], "root", NOON), 0)
+        await self.assertFailure(self.store.act("burn", pairs, "root", NOON), ValueError)
+
+    async def test_a_hold_outlasts_the_attempt_under_way(self) -> None:
+        mid = await send(self.store)
+        (it,) = await claim(self.store)
+        await self.store.act("hold", [(mid, DESTINATION)], "root", NOON)
+        await self.store.settle([settlement(it.delivery, replace(it.delivery, next_attempt=NOON + 5))])
+        (held,) = self.store.deliveries(mid)
+        self.assertEqual(held.state, "held")
+        self.assertIsNone(self.store.next_due())
+
+    # Looking
+
+    async def test_page_filters(self) -> None:
+        one = await send(self.store, delivery("smtp:a", "x@a.example"), sender="s@one.example")
+        two = await send(self.store, delivery("smtp:b", "y@b.example"), sender="", lane_customer="other")
+        self.clock.advance(100)
+        three = await send(self.store, delivery("smtp:a", "z@a.example"), arrived=NOON + 100)
+        await self.store.act("hold", [(two, "smtp:b")], "root", NOON)
+        (it,) = [it for it in await claim(self.store, Lane("smtp:a", CUSTOMER)) if it.message.id == three]
+        await self.store.settle([settlement(it.delivery, replace(it.delivery, last_reply="450 4.2.0 Try Later"))])
+        for match, expected in (
+            (QueueFilter(), [one, two, three]),
+            (QueueFilter(id=two), [two]),
+            (QueueFilter(destination="smtp:a"), [one, three]),
+            (QueueFilter(destination="smtp:b", customer="other"), [two]),
+            (QueueFilter(destination="smtp:b", customer=CUSTOMER), []),
+            (QueueFilter(customer=CUSTOMER), [one, three]),
+            (QueueFilter(customer=""), []),
+            (QueueFilter(sender="S@one.example"), [one]),
+            (QueueFilter(sender="@ONE.example"), [one]),
+            (QueueFilter(sender=""), [two]),
+            (QueueFilter(recipient="y@b.example"), [two]),
+            (QueueFilter(recipient="@a.example"), [one, three]),
+            (QueueFilter(recipient="example"), []),
+            (QueueFilter(state="held"), [two]),
+            (QueueFilter(state="queued"), [one, three]),
+            (QueueFilter(state="held", destination="smtp:a"), []),
+            (QueueFilter(state="held", destination="smtp:b"), [two]),
+            (QueueFilter(older_than=50), [one, two]),
+            (QueueFilter(older_than=500), []),
+            (QueueFilter(reason="try later"), [three]),
+            (QueueFilter(id=one, destination="smtp:b"), []),
+        ):
+            found = self.store.page(match)
+            self.assertEqual([message.id for message, _ in found], expected, match)
+            self.assertEqual([it.id for _, it in found], expected)
+
+    async def test_pages_hold_everything_once(self) -> None:
+        expected = set()
+        for number in range(30):
+            parts = [delivery(f"smtp:{name}") for name in "abc"[: number % 3 + 1]]
+            mid = await send(self.store, *parts, lane_customer=f"c{number % 2}")
+            expected |= {(mid, part.destination) for part in parts}
+        for match in (QueueFilter(), QueueFilter(destination="smtp:b"), QueueFilter(customer="c1")):
+            wanted = {
+                pair
+                for pair in expected
+                if not match.destination or pair[1] == match.destination
+                if match.customer is None or self.store.deliveries(pair[0])[0].customer == match.customer
+            }
+            for limit in (1, 7, 100):
+                seen: list[tuple[str, str]] = []
+                after = ""
+                while page := self.store.page(match, after, limit):
+                    self.assertLessEqual(len(page), limit)
+                    seen += [(message.id, it.destination) for message, it in page]
+                    after = "/".join(seen[-1])
+                self.assertEqual(len(seen), len(set(seen)))
+                self.assertEqual(set(seen), wanted)
+                self.assertEqual([mid for mid, _ in seen], sorted(mid for mid, _ in seen))
+        self.assertEqual(self.store.page(QueueFilter(), "nonsense"), [])
+
+    # On record
+
+    async def test_told_events_are_in_the_history(self) -> None:
+        mid = await send(self.store)
+        event = Routed(time=NOON, id=mid, destinations={})
+        self.store.tell([event])
+        self.assertEqual(self.store.history(mid), [event])
+        await send(self.store)
+        self.assertEqual(self.store.history(mid), [event])
+
+    async def test_expire_history(self) -> None:
+        old = [await send(self.store, delivery(f"smtp:{number}")) for number in range(5)]
+        stays = await send(self.store, delivery("smtp:stays"))
+        self.store.tell([Routed(time=NOON, id=stays, destinations={})])
+        for number in range(5):
+            (it,) = await claim(self.store, Lane(f"smtp:{number}", CUSTOMER))
+            await self.store.settle([settlement(it.delivery)])
+        self.clock.advance(1000)
+        young = await send(self.store)
+        (it,) = await claim(self.store)
+        await self.store.settle([settlement(it.delivery)])
+        self.assertEqual(await self.store.expire_history(NOON + 500, 2), 2)
+        self.assertEqual(await self.store.expire_history(NOON + 500, 100), 3)
+        self.assertEqual(await self.store.expire_history(NOON + 500, 100), 0)
+        for mid in old:
+            self.assertEqual(self.store.history(mid), [])
+        self.assertEqual(len(self.store.history(stays)), 1)
+        self.assertEqual(len(self.store.history(young)), 2)
+
+    # The end
+
+    async def test_a_stopped_store_refuses(self) -> None:
+        store, self.store = self.store, None
+        incoming = store.incoming()
+        mid = await send(store)
+        (it,) = await claim(store)
+        await store.stop()
+        refused = self.assertRaises(StoreUnavailable, store.incoming)
+        self.assertEqual(refused.reply.code, 421)
+        for waiting in (
+            incoming.commit(new(incoming.id)),
+            store.settle([settlement(it.delivery)]),
+            store.claim(LANE, NOON, 1, lambda _: NOON),
+            store.act("retry", [(mid, DESTINATION)], "root", NOON),
+        ):
+            failure = await self.assertFailure(waiting, StoreUnavailable)
+            self.assertEqual(failure.reply.code, 421)
+        await store.stop()
+
+    async def test_starts_again(self) -> None:
+        mid = await send(self.store, content=b"kept")
+        await self.store.stop()
+        await self.store.start()
+        self.assertEqual(await content_of(self.store, mid), b"kept")
+        self.assertEqual(self.store.stats().messages, 1)
+        self.assertGreater(self.store.new_id(), mid)
+
+    async def test_stop_finishes_what_was_asked(self) -> None:
+        waiting: list[Deferred[None]] = []
+        ids = []
+        for _ in range(20):
+            incoming = self.store.incoming()
+            incoming.write(b"text")
+            ids.append(incoming.id)
+            waiting.append(incoming.commit(new(incoming.id)))
+        await self.store.stop()
+        await gatherResults(waiting)
+        await self.store.start()
+        for mid in ids:
+            self.assertIsNotNone(self.store.message(mid))
