@@ -18,10 +18,12 @@ AT_START: tuple[str, ...] = (
     "listen",
     "queue.sync",
     "queue.map_size",
+    "queue.disk_reserve",
     "admin.listen",
     "admin.public",
+    "log",
 )
-"""Settings, and tables, that are used once: folders, accounts and sockets are as they were when the service started."""
+"""Settings, and tables, that are used once: folders, accounts, sockets and logs are as they were at the start."""
 
 
 def changed(old: Settings, new: Settings) -> list[str]:

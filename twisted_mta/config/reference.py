@@ -38,8 +38,7 @@ without a file the service listens on loopback alone and relays for nobody.
   The same problems stop the start (exit status 78). A warning is said and stops nothing.
 - **Reload**: `systemctl reload twisted-mta`, or SIGHUP. Sessions under way go on. A file with an error changes nothing,
   and the log says why.
-  {AT_START} hold from the next start on; a
-  reload says so when one of them was changed.
+  These hold from the next start on, and a reload says so when one was changed: {AT_START}.
 - An unknown key, a wrong type or a text of a wrong form is an error: nothing is guessed, and nothing is passed over.
 - [conf/mta.toml](../conf/mta.toml) is a sample with every setting and its default; `conf/isp.toml`,
   `conf/company.toml` and `conf/newsletter.toml` are starting points for three kinds of operator.
