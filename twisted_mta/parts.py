@@ -7,13 +7,14 @@ One place knows what needs what: the service starts these parts with real ports 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.cred.portal import Portal
+from twisted.internet.interfaces import IReactorTime
 
 from .config.settings import Settings
 from .delivery.dns import IResolver, Resolver
@@ -23,6 +24,7 @@ from .delivery.router import Router
 from .delivery.scheduler import Scheduler
 from .delivery.smtp_agent import LmtpAgent, SmtpAgent
 from .directory.auth import CredentialCache, make_portal
+from .directory.interfaces import IDirectory
 from .directory.lmdb_directory import LmdbDirectory
 from .directory.passwords import Hasher
 from .mail.events import AnyEvent, EventSink
@@ -42,6 +44,9 @@ from .smtp.factory import MtaServerFactory
 from .smtp.reception import Reception
 from .smtp.sessions import Sessions
 from .smtp.tls import ServerTls
+
+StageMaker = Callable[[Settings, IDirectory, IMessageStore, IReactorTime], Sequence[IPolicy]]
+"""Makes the stages that follow our own, at start and again at each reload."""
 
 
 def fan_out(*sinks: EventSink) -> EventSink:
@@ -79,6 +84,7 @@ class Parts:
     sessions: Sessions
     tls: ServerTls | None
     factories: dict[str, MtaServerFactory]
+    _stage_maker: StageMaker
     _reconfigurable: tuple[Callable[[Settings], object], ...]
 
     async def start(self) -> None:
@@ -107,7 +113,7 @@ class Parts:
         A plugin's stages are made anew before anything changes, so that a plugin that refuses its settings leaves all
         as it was: whatever it raises is passed on.
         """
-        added = configured_policies(settings, self.directory, self.store, self.clock)
+        added = self._stage_maker(settings, self.directory, self.store, self.clock)
         self.settings = settings
         for apply in self._reconfigurable:
             apply(settings)
@@ -132,6 +138,7 @@ def assemble(
     rng: random.Random | None = None,
     in_thread: InThread | None = None,
     agents: Mapping[str, IDeliveryAgent] | None = None,
+    stage_maker: StageMaker = configured_policies,
 ) -> Parts:
     """Make and join the parts.  What is given is used in place of what the service would make.
 
@@ -158,7 +165,7 @@ def assemble(
     connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
     submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
     own: tuple[IPolicy, ...] = (connections, access, submission, quotas)
-    stages = (*own, *configured_policies(settings, directory, store, reactor))
+    stages = (*own, *stage_maker(settings, directory, store, reactor))
     pipeline = Pipeline(stages)
     sessions = Sessions(reactor)
     make = partial(
@@ -218,5 +225,6 @@ def assemble(
         sessions=sessions,
         tls=tls,
         factories=factories,
+        stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )

@@ -79,7 +79,7 @@ class MtaServerFactory(SMTPFactory):
         """What to listen with."""
         if self.listener.tls == "implicit":
             assert self.tls is not None
-            return TLSMemoryBIOFactory(self.tls, False, self)
+            return TLSMemoryBIOFactory(self.tls, False, self, self.clock)
         return self
 
     def buildProtocol(self, addr: IAddress | None) -> MtaServer:  # type: ignore[override]

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet import address, error
 from twisted.internet.interfaces import ISSLTransport, ITransport
 from twisted.internet.task import Clock
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
@@ -209,11 +209,12 @@ class MemoryTransport:
     def startTLS(self, context: Any, normal: bool = True) -> None:  # noqa: N802
         """See ``ITLSTransport``: real TLS, in memory."""
         factory: Any = TLSMemoryBIOFactory(context, self.client == normal, None)  # type: ignore[arg-type]
-        wrapped = factory.protocol(factory, self.protocol, False)
+        # The factory's own protocol gathers writes, and waits for the global reactor's next turn with them.
+        wrapped = TLSMemoryBIOProtocol(factory, self.protocol, False)  # type: ignore[no-untyped-call]
         self.protocol = wrapped
         directlyProvides(self, ISSLTransport)
         below = _Below(self)
-        wrapped.makeConnection(below)
+        wrapped.makeConnection(below)  # type: ignore[no-untyped-call]
         self._tls = wrapped
 
     # What the network calls
