@@ -28,7 +28,7 @@ class DemoTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.folder)
         self.argv = [sys.executable, "-m", "twisted_mta.demo"]
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("MTA_")}
-        self.env["PYTHONPATH"] = str(ROOT)
+        self.env |= {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
     def once(self) -> str:
         """What a whole show prints."""
@@ -48,7 +48,8 @@ class DemoTests(SynchronousTestCase):
         for _ in range(2):
             shown = self.once()
             self.assertEqual(len(re.findall(r"\$ mta trace \w{16}", shown)), 3)
-            self.assertLessEqual(max(len(line) for line in shown.splitlines()), 140)
+            wide = [line for line in shown.splitlines() if len(line) > 100 and "/new/" not in line]
+            self.assertEqual(wide, [])  # a Maildir's file names are as long as they are
         self.assertEqual([path.name for path in self.folder.iterdir()], ["var"])
 
     def test_busy_ports_are_gone_around(self) -> None:
@@ -59,7 +60,9 @@ class DemoTests(SynchronousTestCase):
                 busy.listen()
             except OSError:
                 pass  # somebody else is there, which is as good
-            self.assertNotIn("submission 2587", self.once())
+            shown = self.once()
+        self.assertIn("2587 was taken", shown)
+        self.assertNotIn("submission 2587", shown)
 
     def test_it_stays_up_the_lines_to_paste_work_and_ctrl_c_ends_all(self) -> None:
         require("swaks")

@@ -132,9 +132,9 @@ class Mta(Daemon):
 
     def stop_cleanly(self) -> None:
         """SIGTERM; the service says that it has stopped, and ends as twistd does: by the same signal again."""
-        before = len(self.events("service", what="stopped"))
         status = self.stop()
-        if status not in {0, -signal.SIGTERM} or len(self.events("service", what="stopped")) != before + 1:
+        told = [len(self.events("service", what=what)) for what in ("start", "stopped")]
+        if status not in {0, -signal.SIGTERM} or told[0] != told[1]:
             raise PeerFailed(f"ended with {status}:\n{self.output()[-3000:]}")
 
     def healthy(self) -> bool:

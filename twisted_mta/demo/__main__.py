@@ -10,7 +10,6 @@ import signal
 import smtplib
 import ssl
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -31,6 +30,7 @@ from .stage import (
     NOBODY,
     REMOTE_DOMAIN,
     REMOTE_HOST,
+    USUAL_PORTS,
     DemoFailed,
     Process,
     Stage,
@@ -50,11 +50,6 @@ def fact(name: str, text: str) -> None:
     click.echo(f"  {click.style('✓', fg='green')} {click.style(f'{name:<10}', bold=True)} {text}")
 
 
-def quote(text: str) -> None:
-    """What a command printed, set in."""
-    click.echo(textwrap.indent(text.rstrip(), "    "))
-
-
 def command(text: str) -> None:
     """A command line."""
     click.echo(f"  {click.style('$', dim=True)} {click.style(text, fg='cyan')}")
@@ -63,11 +58,14 @@ def command(text: str) -> None:
 def introduce(stage: Stage) -> None:
     """What runs where."""
     ports = stage.ports
-    fact("service", f"{HOST} on 127.0.0.1, no file of yours needed")
+    fact("service", f"{HOST}, `twistd mta` on 127.0.0.1")
     click.echo(
-        f"{'':15}mx {ports['mx']} · submission {ports['submission']} (STARTTLS), {ports['submissions']} (TLS) · "
+        f"{'':15}mx {ports['mx']} · submission {ports['submission']} (STARTTLS) and {ports['submissions']} (TLS)"
     )
-    click.echo(f"{'':15}metrics and health http://127.0.0.1:{ports['admin']}/metrics")
+    click.echo(f"{'':15}http://127.0.0.1:{ports['admin']}/metrics and /healthz")
+    for name, usual in USUAL_PORTS.items():
+        if ports[name] != usual:
+            click.echo(f"{'':15}{click.style(f'{usual} was taken, so {name} is on {ports[name]}', fg='yellow')}")
     fact("customer", f"{CUSTOMER} with the domain {DOMAIN} and two mailboxes")
     for address, password in stage.passwords.items():
         click.echo(f"{'':15}{address}  password {click.style(password, fg='yellow')}")
@@ -92,7 +90,7 @@ def send(stage: Stage, recipient: str, subject: str) -> str:
     return words.decode().split()[-1]
 
 
-def show(stage: Stage, number: int, title: str, recipient: str, proof: Callable[[], list[Path]]) -> str:
+def show(stage: Stage, number: int, title: str, recipient: str, holds: str, proof: Callable[[], list[Path]]) -> None:
     """Sends one message, waits for what must come of it, and prints its trace."""
     heading(f"{number}  {title}")
     before = len(proof())
@@ -101,9 +99,9 @@ def show(stage: Stage, number: int, title: str, recipient: str, proof: Callable[
     until(f"the message to {recipient} to end well", lambda: len(proof()) > before, 20, stage.service)
     until("the end of its story", lambda: _is_done(stage, identity), 20, stage.service)
     command(f"mta trace {identity}")
-    quote(stage.service.mta("trace", identity))
-    click.echo(f"  {click.style('→', fg='green')} {short(proof()[-1])}")
-    return identity
+    sys.stdout.flush()
+    stage.service.mta("trace", identity, shown=True)
+    click.echo(f"  {click.style('→', fg='green')} {short(proof()[-1].parent)}/ holds {holds}")
 
 
 def _is_done(stage: Stage, identity: str) -> bool:
@@ -113,8 +111,8 @@ def _is_done(stage: Stage, identity: str) -> bool:
 
 def go_on(stage: Stage) -> None:
     """Lines to paste."""
-    ports, password, home = stage.ports, stage.passwords[ANN], stage.home
-    letter = home / "letter.eml"
+    ports, password = stage.ports, stage.passwords[ANN]
+    letter = stage.service.folder / "letter.eml"
     letter.write_text(f"From: {ANN}\nTo: {BOB}\nSubject: From curl\n\nHello Bob!\n", newline="\r\n")
     heading("Go on yourself")
     command(f"swaks --server 127.0.0.1:{ports['submission']} --tls --auth PLAIN -au {ANN} -ap {password} \\")
@@ -122,9 +120,12 @@ def go_on(stage: Stage) -> None:
     command(f"curl smtps://localhost:{ports['submissions']} --cacert {short(stage.certificate)} \\")
     click.echo(click.style(f"        --user {ANN}:{password} --mail-from {ANN} \\", fg="cyan"))
     click.echo(click.style(f"        --mail-rcpt {BOB} --upload-file {short(letter)}", fg="cyan"))
-    command(f"export MTA_CONFIG={short(stage.service.config)} PATH={short(Path(sys.executable).parent)}:$PATH")
-    command("mta status; mta queue list; mta usage demo; mta --help")
-    click.echo(f"\n  Mailboxes   {short(stage.mailbox(stage.service, ANN).parent)}/ and {short(home / 'remote/mail')}/")
+    program = Path(sys.executable).with_name("mta")
+    command(f"export MTA_CONFIG={short(stage.service.config)}")
+    for words in ("status", "queue list", f"usage {CUSTOMER}", "--help"):
+        command(f"{short(program)} {words}")
+    boxes, others = (short(stage.mailbox(process, ANN).parent) for process in (stage.service, stage.remote))
+    click.echo(f"\n  Mailboxes   {boxes}/ here, {others}/ on the other host")
     click.echo(f"  Settings    {short(stage.service.config)}")
     click.echo(f"  Event log   {short(stage.service.folder / 'mta.log')}")
 
@@ -169,9 +170,23 @@ def perform(var: Path, *, once: bool) -> None:
         with staged(home) as stage:
             introduce(stage)
             here, there = stage.service, stage.remote
-            show(stage, 1, "To a mailbox here", BEN, lambda: stage.arrived(here, BEN))
-            show(stage, 2, "To another host, found by MX", BOB, lambda: stage.arrived(there, BOB))
-            show(stage, 3, "To nobody there, so a report comes back", NOBODY, lambda: stage.arrived(here, ANN))
+            show(stage, 1, "To a mailbox here", BEN, "it, as a file of a Maildir", lambda: stage.arrived(here, BEN))
+            show(
+                stage,
+                2,
+                "To another host, found by MX",
+                BOB,
+                "it, written by the other host",
+                lambda: stage.arrived(there, BOB),
+            )
+            show(
+                stage,
+                3,
+                "To nobody there, so a report comes back",
+                NOBODY,
+                "the report (RFC 3464)",
+                lambda: stage.arrived(here, ANN),
+            )
             go_on(stage)
             if not once:
                 follow(here.folder / "mta.log", here)

@@ -27,6 +27,8 @@ ANN, BEN = f"ann@{DOMAIN}", f"ben@{DOMAIN}"
 REMOTE_DOMAIN, REMOTE_HOST = "remote.example", "mx.remote.example"
 BOB, NOBODY = f"bob@{REMOTE_DOMAIN}", f"nobody@{REMOTE_DOMAIN}"
 
+USUAL_PORTS = {"mx": 2525, "submission": 2587, "submissions": 2465, "admin": 8025, "remote": 2526, "remote admin": 8026}
+
 _SERVICE = """\
 # Written by the demonstration; a real service wants far fewer words, see conf/mta.toml.
 hostname = "{host}"
@@ -47,6 +49,8 @@ tls = "implicit"
 [relay]
 port = {remote}             # where the MX of other domains listens; 25 in real life
 private_addresses = true    # here even the Internet is 127.0.0.1
+[local]
+mailbox = "{{state_dir}}/mail/{{user}}"
 [dns]
 servers = ["{dns}"]
 [admin]
@@ -61,6 +65,8 @@ state_dir = "{state}"
 [listen.mx]
 port = {mx}
 role = "mx"
+[local]
+mailbox = "{{state_dir}}/mail/{{user}}"
 [dns]
 servers = ["{dns}"]
 [admin]
@@ -116,7 +122,7 @@ class Process:
     """One ``twistd mta`` with its settings in ``folder``; ``admin`` is the port of its HTTP side."""
 
     def __init__(self, name: str, folder: Path, settings: str, admin: int) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.name, self.folder, self.admin = name, folder, admin
         self.config = folder / "mta.toml"
         self.config.write_text(settings)
@@ -157,21 +163,22 @@ class Process:
 
         until(f"{self.name} to be ready", healthy, 30, self)
 
-    def mta(self, *words: str, stdin: str = "") -> str:
-        """What an ``mta`` command prints."""
+    def mta(self, *words: str, stdin: str = "", shown: bool = False) -> str:
+        """What an ``mta`` command prints; with ``shown`` it prints to the audience."""
         program = "import sys; from twisted_mta.admin.cli import main; sys.argv[0] = 'mta'; main()"
         done = subprocess.run(
             [sys.executable, "-c", program, *words],
             input=stdin,
-            capture_output=True,
+            stdout=None if shown else subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "MTA_CONFIG": str(self.config)},
             check=False,
             timeout=60,
         )
         if done.returncode:
-            raise DemoFailed(f"mta {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
+            raise DemoFailed(f"mta {' '.join(words)} failed:\n{done.stdout or ''}{done.stderr}")
+        return done.stdout or ""
 
     def stop(self) -> None:
         """Ends it cleanly; after ten seconds by force."""
@@ -189,7 +196,6 @@ class Process:
 class Stage:
     """All that runs, and what the audience needs to know of it."""
 
-    home: Path
     service: Process
     remote: Process
     ports: dict[str, int]
@@ -198,8 +204,7 @@ class Stage:
 
     def mailbox(self, process: Process, address: str) -> Path:
         """The Maildir of an address."""
-        user, _, domain = address.partition("@")
-        return process.folder / "mail" / domain / user / "Maildir"
+        return process.folder / "mail" / address.partition("@")[0]
 
     def arrived(self, process: Process, address: str) -> list[Path]:
         """The new messages of a mailbox."""
@@ -237,21 +242,11 @@ def _in_parallel(*jobs: Callable[[], None]) -> None:
 def staged(home: Path) -> Iterator[Stage]:
     """Everything up and ready; at the end of the block everything is down."""
     taken: set[int] = set()
-    ports = {
-        name: port(preferred, taken)
-        for name, preferred in (
-            ("mx", 2525),
-            ("submission", 2587),
-            ("submissions", 2465),
-            ("admin", 8025),
-            ("remote", 2526),
-            ("remote admin", 8026),
-        )
-    }
+    ports = {name: port(usual, taken) for name, usual in USUAL_PORTS.items()}
     zones = {REMOTE_DOMAIN: {"MX": [f"10 {REMOTE_HOST}."]}, REMOTE_HOST: {"A": [LOOPBACK]}}
     passwords = {address: _password() for address in (ANN, BEN)}
     with ZoneServer(zones) as dns:
-        here, there = home / "service", home / "remote"
+        here, there = home, home / "remote"
         words = {"state": here, "log": here / "mta.log", "dns": dns.server, "host": HOST, **ports}
         service = Process("the service", here, _SERVICE.format(**words), ports["admin"])
         words |= {"state": there, "log": there / "mta.log", "host": REMOTE_HOST, "domain": REMOTE_DOMAIN}
@@ -267,7 +262,6 @@ def staged(home: Path) -> Iterator[Stage]:
             for process in (service, remote):
                 process.ready()
             yield Stage(
-                home=home,
                 service=service,
                 remote=remote,
                 ports=ports,
