@@ -171,8 +171,11 @@ class Context:
             self._directory.close()
             self._directory = None
 
-    def become_owner(self) -> None:
-        """As root, become the owner of ``state_dir`` for good; where it is not there yet, ``user`` of the settings."""
+    def become_owner(self, make: bool = False) -> None:
+        """As root, become the owner of ``state_dir`` for good; where it is not there yet, ``user`` of the settings.
+
+        ``make``: then make it.
+        """
         if self._dropped or os.geteuid() != 0:
             return
         from ..runtime.privileges import Account, PrivilegeError, drop, find_account, make_folder
@@ -183,7 +186,7 @@ class Context:
                 stat = self.state_dir.stat()
                 owner = pwd.getpwuid(stat.st_uid)
                 account = Account(name=owner.pw_name, uid=owner.pw_uid, gid=stat.st_gid, home=owner.pw_dir)
-            else:
+            elif make:
                 make_folder(str(self.state_dir), account)
             drop(account)
         except KeyError:
@@ -194,7 +197,7 @@ class Context:
 
     def _place(self, name: str, make: bool) -> Path:
         path = self.state_dir / name
-        self.become_owner()
+        self.become_owner(make)
         try:
             there = (path / "data.mdb").exists()
         except PermissionError:
@@ -223,7 +226,7 @@ class Context:
     def _denied(self, path: Path) -> CommandError:
         try:
             owner = pwd.getpwuid(self.state_dir.stat().st_uid).pw_name
-            words = f"run as root or as {owner}"
+            words = "run as root" if owner == "root" else f"run as root or as {owner}"
         except (OSError, KeyError):
             words = "run as root or as the user of the service"
         return CommandError(f"no permission for {path}: {words}")

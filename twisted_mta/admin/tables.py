@@ -95,7 +95,8 @@ def table(
         _shrink(widths, columns, width - len(indent) - len(GAP) * (len(columns) - 1))
     lines = []
     if headed:
-        titles = [paint(text, "bold") for text in _laid_out([column.title for column in columns], widths, columns)]
+        titles = _laid_out([column.title for column in columns], widths, columns)
+        titles = [paint(text, "bold") if text.strip() else text for text in titles]
         lines.append((indent + GAP.join(titles)).rstrip())
     for row, text in zip(cells, texts, strict=True):
         shown = _laid_out(text, widths, columns)

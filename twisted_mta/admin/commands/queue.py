@@ -71,8 +71,8 @@ def listing(found: list[tuple[Message, Delivery]], context: Context) -> list[str
         Column(title="ID"),
         Column(title="Age", align="right"),
         Column(title="Size", align="right"),
-        Column(title="From", flexible=True, least=14),
-        Column(title="To", flexible=True, least=14),
+        Column(title="From", flexible=True, least=10),
+        Column(title="To", flexible=True, least=10),
     ]
     rows: list[list[Cell | str]] = []
     for message, delivery in found:
