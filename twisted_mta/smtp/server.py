@@ -157,11 +157,11 @@ class MtaServer(ESMTP):
         self.transaction = None
         self.exchange = None
         self._out = b""
-        factory.sessions.remove(self)
         for closed in factory.pipeline.closed:
             closed(peer)
         authentication.logout(self)
         telling.disconnected(self, self._reason or "lost")
+        factory.sessions.remove(self)  # last: it may be what a stop waits for
 
     # -- bytes in, commands out --------------------------------------------------------------------------------------
 

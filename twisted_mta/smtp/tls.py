@@ -9,9 +9,11 @@ that a client's session costs no memory here once it is closed.
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -42,15 +44,16 @@ def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.
     """
     context = _context(SSL.TLS_SERVER_METHOD, minimum)
     try:
-        chain = [crypto.X509.from_cryptography(one) for one in x509.load_pem_x509_certificates(certificate)]
-        private = crypto.load_privatekey(crypto.FILETYPE_PEM, key)
-    except (ValueError, TypeError, crypto.Error):
+        chain = x509.load_pem_x509_certificates(certificate)
+        private = load_pem_private_key(key, None)
+    except (ValueError, TypeError):
         raise TlsError("the certificate or its key is not valid PEM") from None
+    taking: Any = context  # its stubs know only the classes of certificates that pyOpenSSL has deprecated
     try:
-        context.use_certificate(chain[0])
+        taking.use_certificate(chain[0])
         for signer in chain[1:]:
-            context.add_extra_chain_cert(signer)
-        context.use_privatekey(private)
+            taking.add_extra_chain_cert(signer)
+        taking.use_privatekey(private)
         context.check_privatekey()
     except SSL.Error:
         raise TlsError("the private key does not match the certificate") from None
