@@ -111,7 +111,7 @@ def system_servers(resolv_conf: Path = Path("/etc/resolv.conf")) -> list[Server]
 def parse_server(text: str) -> Server:
     """ "address", "address:port" or "[v6]:port" as (address, port).  Raises ValueError."""
     host, _, port = text.rpartition(":")
-    if host and (host.startswith("[") or ":" not in host):
+    if (host and ":" not in host) or host.endswith("]"):
         return str(ipaddress.ip_address(host.strip("[]"))), int(port)
     return str(ipaddress.ip_address(text.strip("[]"))), 53
 

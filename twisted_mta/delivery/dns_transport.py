@@ -106,6 +106,11 @@ class _Udp(DatagramProtocol):
     def connectionRefused(self) -> None:
         self._waiting.end(None)
 
+    def stopProtocol(self) -> None:
+        # A refusal often comes as an error of the socket alone, and Twisted closes the port without connectionRefused.
+        self._waiting.close = _nothing
+        self._waiting.end(None)
+
     def _close(self) -> None:
         transport: Any = self.transport
         transport.stopListening()
