@@ -9,9 +9,12 @@ that a client's session costs no memory here once it is closed.
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
@@ -29,8 +32,7 @@ class TlsError(Exception):
 def _context(method: int, minimum: str) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(_MINIMUM[minimum])
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_options(SSL.OP_NO_RENEGOTIATION)  # type: ignore[attr-defined]  # the stubs lack it
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle session gives its 34 KiB of buffers back
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_cipher_list(CIPHERS)
@@ -48,12 +50,13 @@ def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.
         private = load_pem_private_key(key, None)
     except (ValueError, TypeError):
         raise TlsError("the certificate or its key is not valid PEM") from None
-    taking: Any = context  # its stubs know only the classes of certificates that pyOpenSSL has deprecated
+    if not isinstance(private, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey):
+        raise TlsError("the private key is of a kind that TLS has no use for: take RSA or an elliptic curve")
     try:
-        taking.use_certificate(chain[0])
+        context.use_certificate(chain[0])
         for signer in chain[1:]:
-            taking.add_extra_chain_cert(signer)
-        taking.use_privatekey(private)
+            context.add_extra_chain_cert(signer)
+        context.use_privatekey(private)
         context.check_privatekey()
     except SSL.Error:
         raise TlsError("the private key does not match the certificate") from None
