@@ -276,7 +276,9 @@ class Resolver:
     async def _exchange_bounded(
         self, server: Server, name: dns.name.Name, kind: str, edns: bool
     ) -> dns.message.QueryMessage | None:
-        query = dns.message.make_query(name, kind, use_edns=0 if edns else None, payload=PAYLOAD)
+        query = dns.message.make_query(name, kind)
+        if edns:
+            query.use_edns(0, payload=PAYLOAD)
         await self._slots.acquire()
         try:
             response = await self._exchange(server, query, self._timeout, False)

@@ -37,7 +37,7 @@ class Pool:
         self._ages: OrderedDict[MtaClient, str] = OrderedDict()
         self._waiting: OrderedDict[str, deque[Deferred[Lease]]] = OrderedDict()
         self._stopped: Deferred[None] | None = None
-        self._freed: deque[str] = deque()
+        self._freed = 0
         self._waking = False
 
     def configure(self, *, total: int, each: int, idle: float, messages: int) -> None:
@@ -81,7 +81,7 @@ class Pool:
             del self._leased[destination]
         if client is not None:
             self._keep_or_end(destination, client)
-        self._wake(destination)
+        self._wake()
         if self._stopped is not None and not self._leases and not self._stopped.called:
             self._stopped.callback(None)
 
@@ -145,28 +145,29 @@ class Pool:
         if not idle:
             del self._idle[destination]
 
-    def _wake(self, destination: str) -> None:
+    def _wake(self) -> None:
         """Room has come up.  Whoever gets it may give it back before this returns: a loop, so that a thousand who wait
         are not a thousand frames deep."""
-        self._freed.append(destination)
+        self._freed += 1
         if self._waking:
             return
         self._waking = True
         try:
             while self._freed:
-                self._pass_on(self._freed.popleft())
+                self._freed -= 1
+                self._pass_on()
         finally:
             self._waking = False
 
-    def _pass_on(self, destination: str) -> None:
-        """First to the same destination, whose connection may be at hand, then to any."""
-        for candidate in (destination, *self._waiting):
-            waiting = self._waiting.get(candidate)
-            if waiting and self._free(candidate):
+    def _pass_on(self) -> None:
+        """To the destination that has waited longest for a turn, even if an idle connection to another has to go: else
+        one with much mail would keep all others out."""
+        for destination, waiting in self._waiting.items():
+            if self._free(destination):
                 first = waiting.popleft()
                 if waiting:
-                    self._waiting.move_to_end(candidate)
+                    self._waiting.move_to_end(destination)
                 else:
-                    del self._waiting[candidate]
-                first.callback(self._grant(candidate))
+                    del self._waiting[destination]
+                first.callback(self._grant(destination))
                 return
