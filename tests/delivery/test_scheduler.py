@@ -384,6 +384,15 @@ class Rerouting(Harness):
         )
         self.assertEqual(self.store.queue, {})
 
+    def test_one_of_two_moves(self) -> None:
+        self.directory.mailboxes.add("kim@isp.example")
+        self.store_only("kim@isp.example", "ann@isp.example")
+        self.directory.mailboxes.discard("kim@isp.example")
+        self.directory.aliases["kim@isp.example"] = ("carl@example.org",)
+        self.run_for(4)
+        self.assertEqual(sorted(it.recipient for it in self.of(Delivered)), ["ann@isp.example", "carl@example.org"])
+        self.assertEqual(self.store.queue, {})
+
     def test_a_mailbox_disappears(self) -> None:
         self.directory.mailboxes.add("kim@isp.example")
         self.store_only("kim@isp.example", sender="bob@example.net")
@@ -441,18 +450,17 @@ class Operators(Harness):
         self.run_for(10 * MINUTE, 5)
         self.assertEqual(len(self.agent.jobs), 1)
 
-    def test_removing_all_that_waits_strands_nobody(self) -> None:
+    def test_removing_what_would_have_gone_next_strands_nobody(self) -> None:
+        self.scheduler.reconfigure(with_relay(self.settings, connections_per_destination=1))
         self.agent.holding = True
-        first = [self.send("x@example.org", customer="c1") for _ in range(7)]
+        sent = [self.send("x@example.org", customer=customer) for customer in ("c1", "c2", "c3")]
         self.run_for(1)
-        self.send("y@example.org", customer="c2")
-        for new in first[5:]:
-            self.store.act("remove", (new.message.id, "smtp:example.org"))
-        self.run_for(2)
+        self.store.act("remove", (sent[1].message.id, "smtp:example.org"))
+        self.run_for(1)
         self.agent.holding = False
-        self.agent.let_go(5)
+        self.agent.let_go()
         self.run_for(2)
-        self.assertIn("y@example.org", {event.recipient for event in self.of(Delivered)})
+        self.assertEqual([job.delivery.customer for job in self.agent.jobs], ["c1", "c3"])
 
 
 class Faults(Harness):
@@ -525,6 +533,20 @@ class Faults(Harness):
         self.assertEqual(len(self.of(Delivered)), 2)
         self.assertEqual(len(self.agent.jobs), 2)
         self.assertEqual(self.scheduler.unsettled, 0)
+
+    def test_what_waits_in_memory_is_not_begun_while_settling_fails(self) -> None:
+        self.agent.holding = True
+        for number in range(8):
+            self.send(f"r{number}@example.org")
+        self.turns()
+        self.store.broken = unavailable()
+        self.agent.let_go(5)
+        self.run_for(60)
+        self.assertEqual(len(self.agent.jobs), 5)
+        self.store.broken = None
+        self.agent.holding = False
+        self.run_for(60)
+        self.assertEqual(len(self.of(Delivered)), 8)
 
     def test_one_bad_settlement_takes_no_other_with_it(self) -> None:
         good = self.store.settle

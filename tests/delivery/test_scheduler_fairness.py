@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.delivery.fakes import OK, REFUSED, UNKNOWN, Harness
-from twisted_mta.delivery import active, lanes
+from tests.delivery.fakes import CONTENT, OK, REFUSED, UNKNOWN, Harness
+from twisted_mta.delivery import active, lanes, scheduler
 from twisted_mta.mail.events import Deferred, Delivered
 
 
@@ -75,6 +75,19 @@ class Fairness(Harness):
             self.agent.let_go(1)
         names = [job.delivery.recipients[0].address[:3] for job in self.agent.jobs[:40]]
         self.assertGreaterEqual(names.count("old"), 15)
+
+    def test_fresh_mail_is_not_starved_by_stored(self) -> None:
+        self.agent.holding = True
+        for number in range(200):
+            self.store_only(f"old{number}@example.org")
+        self.run_for(2)
+        for number in range(20):
+            self.send(f"new{number}@example.org")
+        for _ in range(40):
+            self.run_for(1)
+            self.agent.let_go(1)
+        names = [job.delivery.recipients[0].address[:3] for job in self.agent.jobs]
+        self.assertGreaterEqual(names.count("new"), 15)
 
     def test_stored_lanes_of_one_destination_take_turns(self) -> None:
         for number in range(100):
@@ -238,6 +251,24 @@ class Memory(Harness):
         self.run_for(10)
         self.assertEqual(len(self.of(Delivered)), 300)
         self.assertEqual(self.scheduler.active.claimed, 0)
+
+    def test_results_that_are_not_on_record_yet(self) -> None:
+        self.patch(scheduler, "UNSETTLED", 10)
+        self.store.delay = 5.0
+        for number in range(60):
+            self.send(f"x@example{number}.org")
+        self.turns()
+        self.assertEqual(len(self.agent.jobs), 10)
+        self.run_for(60)
+        self.assertEqual(len(self.of(Delivered)), 60)
+
+    def test_content_goes_before_the_commit(self) -> None:
+        self.store.delay = 5.0
+        self.send("x@example.org")
+        self.assertEqual(self.scheduler.active.octets, len(CONTENT))
+        self.turns()
+        self.assertEqual(self.scheduler.active.octets, 0)
+        self.assertEqual(self.scheduler.unsettled, 1)
 
 
 class Octets(Harness):

@@ -152,7 +152,14 @@ class Connections(SynchronousTestCase):
 
     def test_no(self) -> None:
         dead = (Reply(451, "4.4.1", "x"), False)
-        for result in ((OK, True), (BUSY, True), (GONE, True), (Reply(452, "4.2.2", "full"), False)):
+        for result in (
+            (Reply(451, "4.7.1", "Greylisted"), True),
+            (Reply(451, "4.4.1", "Relay down"), True),
+            (OK, True),
+            (BUSY, True),
+            (GONE, True),
+            (Reply(452, "4.2.2", "full"), False),
+        ):
             self.assertEqual(self.failed(result), "")
             self.assertEqual(self.failed(dead, result), "")
         self.assertEqual(self.failed((Reply(550, "5.4.4", "no MX"), False)), "")

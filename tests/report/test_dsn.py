@@ -202,6 +202,13 @@ class Hostile(SynchronousTestCase):
         _, _, fields, _ = parse(write(notice(failure(host="mx\r\nAction: delivered"))))
         self.assertEqual(fields[1].get_all("Action"), ["failed"])
 
+    def test_control_characters_are_shown_as_escapes(self) -> None:
+        raw = write(notice(failure("a\rb\x1b[2J@example.org", reply=Reply(550, "5.1.1", "no\x07\u202eway"))))
+        _, human, fields, _ = parse(raw)
+        for text in (human, fields[1].as_string()):
+            self.assertIn("a\\rb\\x1b[2J@example.org", text)
+            self.assertIn("no\\x07\\u202eway", text)
+
     def test_eight_bits(self) -> None:
         head = b"Subject: Gr\xfc\xdfe\r\nX-Bad: \x00\r\n" + b"X-Long: " + b"y" * 2000 + b"\r\n\r\n"
         raw = write(notice(failure(reply=Reply(550, "5.1.1", "Empfänger unbekannt")), head=head))

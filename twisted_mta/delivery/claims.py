@@ -52,6 +52,7 @@ class Claims:
         self._arrived = arrived
         self._hungry: deque[Destination] = deque()
         self._due = 0
+        self._feeding = False
         self.retry = retry
         self.generation = 0
         self.outstanding = 0
@@ -79,7 +80,15 @@ class Claims:
 
     def feed(self) -> None:
         """Begin the claims there is room for."""
-        now = self._clock.seconds()
+        if self._feeding:  # a store in memory answers at once
+            return
+        self._feeding = True
+        try:
+            self._feed(self._clock.seconds())
+        finally:
+            self._feeding = False
+
+    def _feed(self, now: float) -> None:
         hungry = self._hungry
         while hungry and self.outstanding < CLAIMS and not self.halted:
             destination = hungry.popleft()
