@@ -1,0 +1,308 @@
+"""The LMDB store beside a model that is a few dictionaries, through random histories."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from twisted.python.failure import Failure
+
+from tests.queue.samples import NOON, SETTINGS, Sink, clock, delivered, delivery, new, report
+from twisted_mta.mail.envelope import Delivery, Lane
+from twisted_mta.mail.events import Done
+from twisted_mta.queue.interfaces import CHUNK, Claim, Limits, QueueFilter, QuotaExceeded, Settlement
+from twisted_mta.queue.lmdb_store import LmdbStore
+from twisted_mta.queue.writer import InlineWriter
+
+replace = msgspec.structs.replace
+
+DESTINATIONS = ("smtp:a", "smtp:b", "maildir:c")
+CUSTOMERS = ("", "acme", "other")
+ADDRESSES = ("x@a", "y@a", "z@b")
+RATE = 12
+QUEUED = 6
+
+parts = st.dictionaries(
+    st.sampled_from(DESTINATIONS), st.sets(st.sampled_from(ADDRESSES), min_size=1), min_size=1, max_size=3
+)
+
+
+def fired(deferred: Any) -> Any:
+    """The result of a Deferred that has one; a Failure is given, not raised."""
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    assert len(results) == 1, "the inline writer does everything at once"
+    return results[0]
+
+
+class Model(RuleBasedStateMachine):
+    """``expected`` maps (id, destination) to (recipients, due time or None when held, customer of the lane)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp()
+        self.clock = clock()
+        self.sink = Sink()
+        self.expected: dict[tuple[str, str], tuple[frozenset[str], float | None, str]] = {}
+        self.content: dict[str, bytes] = {}
+        self.customer: dict[str, str] = {}
+        self.charged: list[tuple[float, str, int]] = []
+        self.claims: list[Claim] = []
+        self.ids: list[str] = []
+        self.gone: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        self.store = LmdbStore(self.folder, self.clock, SETTINGS, InlineWriter(), self.sink)
+        assert fired(self.store.start()) is None
+
+    def teardown(self) -> None:
+        assert fired(self.store.stop()) is None
+        shutil.rmtree(self.folder)
+
+    @property
+    def now(self) -> float:
+        return self.clock.seconds()
+
+    def queued(self, customer: str) -> list[str]:
+        return [mid for mid, owner in self.customer.items() if owner == customer and mid not in self.gone]
+
+    def forget(self, mid: str) -> None:
+        """A message is gone with its last delivery."""
+        if mid not in self.gone and not any(key[0] == mid for key in self.expected):
+            self.gone.append(mid)
+
+    # What happens
+
+    @rule(
+        to=parts,
+        customer=st.sampled_from(CUSTOMERS),
+        lane_customer=st.sampled_from(CUSTOMERS),
+        size=st.sampled_from([0, 10, CHUNK, 2 * CHUNK + 1, 20 * CHUNK]),
+        wait=st.sampled_from([-10.0, 0.0, 60.0, 5000.0]),
+        limited=st.booleans(),
+    )
+    def accept(
+        self, to: dict[str, set[str]], customer: str, lane_customer: str, size: int, wait: float, limited: bool
+    ) -> None:
+        incoming = self.store.incoming()
+        body = bytes([len(self.ids) % 256]) * size
+        incoming.write(body)
+        limits = Limits(recipients_per_hour=RATE, queued_messages=QUEUED) if limited and customer else None
+        message = new(
+            incoming.id,
+            *[delivery(name, *sorted(addresses)) for name, addresses in to.items()],
+            at=self.now + wait,
+            customer=customer,
+            lane_customer=lane_customer,
+            arrived=self.now,
+        )
+        count = message.message.recipients
+        if limits is not None:
+            charge = {"customer": customer, "recipients": count, "bytes": 0, "limits": limits}
+            message = replace(message, charge=msgspec.convert(charge, type=type(new("", limits=limits).charge)))
+        result = fired(incoming.commit(message))
+        if limits is not None:
+            used = sum(some for at, owner, some in self.charged if owner == customer and at > self.now - 3600)
+            longest = sum(some for at, owner, some in self.charged if owner == customer and at > self.now - 3900)
+            full = len(self.queued(customer)) >= QUEUED
+            if used + count > RATE or full:
+                assert isinstance(result, Failure)
+            if longest + count <= RATE and not full:
+                assert result is None
+        if isinstance(result, Failure):
+            assert limits is not None
+            assert result.check(QuotaExceeded)
+            assert self.store.message(incoming.id) is None
+            return
+        if limits is not None:
+            self.charged.append((self.now, customer, count))
+        self.ids.append(incoming.id)
+        self.content[incoming.id] = body
+        self.customer[incoming.id] = customer
+        for name, addresses in to.items():
+            self.expected[incoming.id, name] = (frozenset(addresses), self.now + wait, lane_customer)
+
+    @rule(size=st.sampled_from([0, 10, 5 * CHUNK]))
+    def give_up(self, size: int) -> None:
+        incoming = self.store.incoming()
+        incoming.write(b"z" * size)
+        incoming.abort()
+
+    @rule(limit=st.integers(1, 4), again=st.sampled_from([60.0, 600.0]))
+    def claim(self, limit: int, again: float) -> None:
+        due = sorted(
+            {
+                Lane(name, lane): min(
+                    at for (_, n), (_, at, c) in self.expected.items() if (n, c) == (name, lane) and at is not None
+                )
+                for (_, name), (_, when, lane) in self.expected.items()
+                if when is not None and when <= self.now
+            }.items(),
+            key=lambda item: item[1],
+        )
+        lanes = self.store.due(self.now, 100)
+        assert {lane for lane, _ in due} == set(lanes)
+        times = dict(due)
+        assert [times[lane] for lane in lanes] == sorted(times.values())
+        for lane in lanes:
+            waiting = sorted(
+                (when, mid)
+                for (mid, name), (_, when, customer) in self.expected.items()
+                if Lane(name, customer) == lane and when is not None and when <= self.now
+            )
+            claims: list[Claim] = fired(self.store.claim(lane, self.now, limit, lambda _: self.now + again))
+            assert [it.message.id for it in claims] == [mid for _, mid in waiting[:limit]]
+            for it in claims:
+                key = (it.message.id, lane.destination)
+                addresses, _, customer = self.expected[key]
+                assert {recipient.address for recipient in it.delivery.recipients} == addresses
+                body = self.content[it.message.id]
+                assert it.content == (body if len(body) <= CHUNK else None)
+                self.expected[key] = (addresses, self.now + again, customer)
+                self.claims.append(it)
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        data=st.data(),
+        stay=st.sets(st.sampled_from(ADDRESSES)),
+        to=st.sampled_from([*DESTINATIONS, ""]),
+        bounced=st.booleans(),
+        held_up=st.booleans(),
+    )
+    def settle(self, data: st.DataObject, stay: set[str], to: str, bounced: bool, held_up: bool) -> None:
+        """One attempt, perhaps an old one, ends: some recipients stay, perhaps for another destination."""
+        claim = data.draw(st.sampled_from(self.claims), "claim")
+        if not held_up:
+            self.claims.remove(claim)
+        it: Delivery = claim.delivery
+        kept = [recipient for recipient in it.recipients if recipient.address in stay]
+        destination = to or it.destination
+        remaining = (
+            (replace(it, recipients=tuple(kept), destination=destination, next_attempt=self.now + 30),) if kept else ()
+        )
+        dsn = report(self.store, it.id)
+        reports = ((dsn, b"report"),) if bounced else ()
+        settlement = Settlement(delivery=it, remaining=remaining, reports=reports, story=(delivered(it, self.now),))
+        assert fired(self.store.settle([settlement])) is None
+        key = (it.id, it.destination)
+        there = self.expected.pop(key, None)
+        if there is None:
+            assert self.store.message(dsn.message.id) is None
+            return
+        addresses, when, customer = there
+        held = when is None
+        rest = addresses - {recipient.address for recipient in it.recipients}
+        if rest:
+            self.expected[key] = (rest, when, customer)
+        if kept:
+            self.join((it.id, destination), {recipient.address for recipient in kept}, self.now + 30, it.customer, held)
+        if bounced:
+            self.ids.append(dsn.message.id)
+            self.content[dsn.message.id] = b"report"
+            self.customer[dsn.message.id] = ""
+            self.expected[dsn.message.id, dsn.deliveries[0].destination] = (
+                frozenset({"sender@acme.example"}),
+                NOON,
+                CUSTOMERS[0] if not dsn.lane_customer else dsn.lane_customer,
+            )
+        self.forget(it.id)
+
+    def join(self, key: tuple[str, str], addresses: set[str], when: float, customer: str, held: bool) -> None:
+        there = self.expected.get(key)
+        if there is None:
+            self.expected[key] = (frozenset(addresses), None if held else when, customer)
+        else:
+            others, at, lane = there
+            self.expected[key] = (others | addresses, None if at is None else min(at, when), lane)
+
+    @precondition(lambda self: self.expected)
+    @rule(data=st.data(), action=st.sampled_from(["retry", "hold", "release", "remove"]))
+    def act(self, data: st.DataObject, action: str) -> None:
+        keys = data.draw(st.lists(st.sampled_from(sorted(self.expected)), max_size=3, unique=True), "keys")
+        before = self.store.changes()
+        assert fired(self.store.act(action, [*keys, ("0" * 16, "smtp:a")], "root", self.now)) == len(keys)
+        assert self.store.changes() > before
+        for key in keys:
+            addresses, when, customer = self.expected[key]
+            if action == "remove":
+                del self.expected[key]
+                self.forget(key[0])
+            elif action == "hold":
+                self.expected[key] = (addresses, None, customer)
+            elif (action == "release" and when is None) or (action == "retry" and when is not None):
+                self.expected[key] = (addresses, self.now, customer)
+
+    @rule(seconds=st.sampled_from([0.5, 29.0, 61.0, 1000.0, 4000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def restart(self) -> None:
+        assert fired(self.store.stop()) is None
+        self.open()
+
+    @rule()
+    def repair_finds_nothing(self) -> None:
+        assert fired(self.store.verify(True)) == []
+
+    @initialize()
+    def begin(self) -> None:
+        assert self.store.stats().messages == 0
+
+    # What must hold
+
+    @invariant()
+    def deliveries_agree(self) -> None:
+        found = {
+            (message.id, it.destination): (
+                frozenset(recipient.address for recipient in it.recipients),
+                None if it.state == "held" else it.next_attempt,
+                it.customer,
+            )
+            for message, it in self.store.page(QueueFilter(), limit=10000)
+        }
+        assert found == self.expected
+
+    @invariant()
+    def counters_agree(self) -> None:
+        assert fired(self.store.verify(False)) == []
+        stats = self.store.stats()
+        queued = {mid for mid, _ in self.expected}
+        assert stats.messages == len(queued)
+        assert stats.deliveries == len(self.expected)
+        assert stats.recipients == sum(len(addresses) for addresses, _, _ in self.expected.values())
+        assert stats.bytes == sum(len(self.content[mid]) for mid in queued)
+        assert stats.destinations == len({name for _, name in self.expected})
+        assert stats.held == sum(when is None for _, when, _ in self.expected.values())
+        times = [when for _, when, _ in self.expected.values() if when is not None]
+        assert self.store.next_due() == (round(min(times), 6) if times else None)
+        for customer in CUSTOMERS[1:]:
+            usage = self.store.usage(customer)
+            assert usage.queued_messages == len(self.queued(customer))
+            assert usage.queued_bytes == sum(len(self.content[mid]) for mid in self.queued(customer))
+
+    @invariant()
+    def done_is_told_once(self) -> None:
+        assert sorted(event.id for event in self.sink.named(Done)) == sorted(self.gone)
+        for mid in self.gone[-3:]:
+            assert self.store.message(mid) is None
+            assert isinstance(fired(self.store.read(mid, 0)), Failure)
+            assert [type(event) for event in self.store.history(mid)].count(Done) == 1
+
+    @invariant()
+    def content_is_kept(self) -> None:
+        for mid in {mid for mid, _ in self.expected}:
+            message = self.store.message(mid)
+            assert message is not None
+            got = b"".join(fired(self.store.read(mid, number)) for number in range(message.chunks))
+            assert got == self.content[mid]
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=settings().max_examples * 2 // 5, stateful_step_count=30)
