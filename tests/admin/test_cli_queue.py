@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from unittest import mock
 
 from tests.admin.case import CONTENT, SLOW, CliCase
-from twisted_mta.admin.context import result
+from twisted_mta.admin.context import operator_name, result
 from twisted_mta.mail.envelope import Message
 
 
@@ -254,6 +255,24 @@ class Acting(CliCase):
         store = self.store()
         self.addCleanup(self.shut, store)
         self.assertGreater(store.changes(), before)
+
+    def test_what_operators_do_is_in_the_log(self) -> None:
+        log = self.base / "events.log"
+        self.configure(f'[log]\nfile = "{log}"\n')
+        self.run_mta("queue", "hold", self.one.id)
+        self.assertFalse(log.exists())
+        log.touch()
+        self.run_mta("queue", "hold", self.both.id)
+        self.run_mta("queue", "bounce", self.both.id)
+        self.run_mta("send", "--from", "a@b.example", "--to", "x@c.example", input="Hello\n")
+        lines = [re.sub(r"\[\d+\]", "", line).partition(" mta/")[2] for line in log.read_text().splitlines()]
+        who = operator_name()
+        self.assertIn(f"operator: {self.both.id}: hold by {who}, to=<x@a.example>", lines)
+        self.assertIn(f"operator: {self.both.id}: bounce by {who}, to=<y@b.example>", lines)
+        self.assertEqual(len([line for line in lines if "status=bounced (550 5.0.0 The admin" in line]), 2)
+        self.assertEqual(len([line for line in lines if "sender non-delivery notification" in line]), 2)
+        self.assertEqual(lines.count(f"qmgr: {self.both.id}: removed"), 1)
+        self.assertIn("pickup", lines[-3])
 
     def test_verify(self) -> None:
         self.assertEqual(self.json("queue", "verify"), {"discrepancies": [], "repaired": False})

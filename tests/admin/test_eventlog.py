@@ -18,7 +18,7 @@ from twisted_mta.admin import logfile
 from twisted_mta.admin.eventlog import BATCH, EventLog, json_line
 from twisted_mta.admin.logfile import LogFile
 from twisted_mta.config.settings import Log
-from twisted_mta.mail.events import HistoryEvent, Service
+from twisted_mta.mail.events import Done, HistoryEvent, Service
 
 NOISY = "a\r\nb\x1b[2J\x7f\x9b31m\u2028c\u2029\u202e\u2066\ufeff\x00"
 
@@ -54,6 +54,13 @@ class Batches(LogCase):
         for _ in range(BATCH // 300):
             log(delivered(reply="250 " + "x" * 400))
         self.assertGreater(self.path.stat().st_size, BATCH)
+
+    def test_done_comes_last_in_its_turn(self) -> None:
+        log = self.make()
+        log(Done(time=1.0, id=ID))
+        log(delivered())
+        self.clock.advance(0)
+        self.assertEqual([json.loads(line)["event"] for line in self.lines()], ["deliver", "done"])
 
     def test_close_writes_what_is_left(self) -> None:
         log = self.make()

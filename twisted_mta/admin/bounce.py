@@ -29,8 +29,11 @@ class Bouncer:
 
     def bounce(self, page: list[tuple[Message, Delivery]]) -> int:
         """Give these up; how many it were."""
+        self._told: list[HistoryEvent] = []
         settlements = [self._settlement(message, delivery) for message, delivery in page]
         self._context.done(self._store.settle(settlements))
+        for event in self._told:
+            self._context.events(event)
         return len(settlements)
 
     def close(self) -> None:
@@ -56,4 +59,5 @@ class Bouncer:
             bounced(message, delivery, Result(recipient=f.recipient, reply=self._reply), f, now, made.id, made.fate)
             for f in failures
         ]
+        self._told += [by, *ends, *made.events]
         return Settlement(delivery=delivery, reports=made.reports, story=(by, *ends))

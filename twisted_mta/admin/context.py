@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -22,6 +23,7 @@ from ..config.settings import Settings
 if TYPE_CHECKING:
     from ..directory.interfaces import IDirectoryAdmin
     from ..queue.interfaces import IMessageStore
+    from .eventlog import CommandLog
 
 T = TypeVar("T")
 
@@ -147,10 +149,17 @@ class Context:
             from ..queue.writer import InlineWriter
 
             path = self._place("queue", make)
-            store = LmdbStore(path, self.clock, self.settings.queue, writer=InlineWriter())
+            store = LmdbStore(path, self.clock, self.settings.queue, writer=InlineWriter(), events=self.events)
             self.guard(lambda: result(store.start()))
             self._store = store
         return self._store
+
+    @cached_property
+    def events(self) -> CommandLog:
+        """Where what a command does is told."""
+        from .eventlog import CommandLog
+
+        return CommandLog(self.settings.log, self.settings.hostname or socket.gethostname())
 
     def directory(self, make: bool = False) -> IDirectoryAdmin:
         """The directory, open.  ``make``: also where there is none yet."""
@@ -170,6 +179,8 @@ class Context:
         if self._directory is not None:
             self._directory.close()
             self._directory = None
+        if "events" in self.__dict__:
+            self.events.close()
 
     def become_owner(self, make: bool = False) -> None:
         """As root, become the owner of ``state_dir`` for good; where it is not there yet, ``user`` of the settings.

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ..config.settings import Log
-from ..mail.events import AnyEvent, Connected, Disconnected
+from ..mail.events import AnyEvent, Connected, Disconnected, Done, Service
 from .logfile import LogFile
 from .logtext import TextFormat
 
@@ -61,6 +61,7 @@ class EventLog:
         self._reactor = reactor
         self._text_format = TextFormat(hostname, os.getpid() if pid is None else pid)
         self._lines: list[Any] = []
+        self._ends: list[Any] = []
         self._events = 0
         self._size = 0
         self._flush_call: IDelayedCall | None = None
@@ -96,7 +97,8 @@ class EventLog:
             return
         if not line:
             return
-        self._lines.append(line)
+        # the store tells that a message is done as it commits, before others tell in the same turn what came last
+        (self._ends if kind is Done else self._lines).append(line)
         self._events += 1
         self._size += len(line)
         if self._size > BATCH:
@@ -108,9 +110,10 @@ class EventLog:
         """Write what has been gathered now."""
         if self._file is None:
             self._lines.clear()
+            self._ends.clear()
             return
-        if self._lines:
-            lines, self._lines = self._lines, []
+        if self._events:
+            lines, self._lines, self._ends = self._lines + self._ends, [], []
             data = "".join(lines).encode("utf-8", "backslashreplace") if self._text else b"".join(lines)
             written = self._file.write(data, self._events)
             self._events = self._size = 0
@@ -138,3 +141,35 @@ class EventLog:
     def _turn(self) -> None:
         self._flush_call = None
         self.flush()
+
+
+class CommandLog:
+    """The event log of a command: what it does to the queue goes into the service's log file, if there is one.
+
+    Events are kept until :meth:`close`, which writes them with one ``write``; a file that is not there is not made.
+    """
+
+    def __init__(self, settings: Log, hostname: str) -> None:
+        self._settings = settings
+        self._text = TextFormat(hostname, os.getpid())
+        self._events: list[AnyEvent] = []
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Take an event; those of the service itself are none of a command's."""
+        if not isinstance(event, Service):
+            self._events.append(event)
+
+    def close(self) -> None:
+        """Write what was taken."""
+        events, self._events = self._events, []
+        path = self._settings.file
+        if not events or path == "-" or not os.access(path, os.W_OK):
+            return
+        events.sort(key=lambda event: isinstance(event, Done))
+        if self._settings.format == "text":
+            data = "".join(map(self._text, events)).encode("utf-8", "backslashreplace")
+        else:
+            data = b"".join(map(json_line, events))
+        file = LogFile(path)
+        file.write(data, len(events))
+        file.close()

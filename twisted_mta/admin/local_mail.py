@@ -17,7 +17,7 @@ from ..config.settings import Settings
 from ..directory.interfaces import Customer, User
 from ..mail.address import AddressError, canonical
 from ..mail.envelope import Message, Recipient
-from ..mail.events import Accepted, HistoryEvent, Routed
+from ..mail.events import Accepted, Routed
 from ..mail.header import Head, date, field
 from ..mail.status import printable
 from ..policy.limits import limits_for
@@ -179,7 +179,7 @@ class Sender:
         )  # fmt: skip
         destinations = {d.destination: tuple(r.address for r in d.recipients) for d in routing.deliveries}
         routed = Routed(time=now, id=message.id, destinations=destinations, expanded=routing.expanded)
-        story: tuple[HistoryEvent, ...] = (accepted, routed)
+        story = (accepted, routed)
         charge = None
         if customer is not None:
             charge = Charge(
@@ -197,6 +197,8 @@ class Sender:
             lane_customer=message.customer,
         )
         self._context.done(incoming.commit(new))
+        for event in story:
+            self._context.events(event)
 
 
 def _named(settings: Settings) -> Settings:

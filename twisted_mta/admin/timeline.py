@@ -75,7 +75,9 @@ def _header(story: Story, now: float) -> list[tuple[str, Cell | str]]:
     client = accepted.client or "this machine"
     if accepted.helo and accepted.client:
         client += f" ({accepted.helo})"
-    how = [client, accepted.protocol, f"listener {accepted.listener}" if accepted.listener else "", accepted.tls]
+    how = [client]
+    if accepted.client:
+        how += [accepted.protocol, f"listener {accepted.listener}" if accepted.listener else "", accepted.tls]
     customer = accepted.customer
     if customer and accepted.user:
         customer += f", user {accepted.user}"
