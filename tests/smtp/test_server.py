@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import tracemalloc
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.mail.smtp import ESMTP, SMTPFactory
@@ -11,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.smtp.world import NOW, World, account, codes
-from twisted_mta.mail.events import Accepted, Connected, Disconnected, Rejected
+from twisted_mta.mail.events import Accepted, Connected, Disconnected, Rejected, no_events
 from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.policy.interfaces import Policy
 from twisted_mta.smtp.server import BUFFER
@@ -105,8 +110,8 @@ class GreetingTests(SynchronousTestCase):
 
     def test_addresses(self) -> None:
         world = World()
-        for given in ("192.0.2.7", "::ffff:192.0.2.7"):
-            world.session(given)
+        for address in ("192.0.2.7", "::ffff:192.0.2.7"):
+            world.session(address)
         world.session("2001:db8::7%eth0")
         self.assertEqual([event.client for event in world.of(Connected)], ["192.0.2.7", "192.0.2.7", "2001:db8::7"])
 
@@ -526,6 +531,77 @@ class EndTests(SynchronousTestCase):
 
     def test_drain_of_nothing(self) -> None:
         self.assertIsNone(self.successResultOf(World().sessions.drain(60)))
+
+
+class BoundTests(SynchronousTestCase):
+    def test_idle_session_is_small(self) -> None:
+        """What a session holds of ours, before and after it has handed in a message: at most 3 KiB."""
+        world = World()
+        world.factory.events = world.reception.events = no_events
+        session = world.session()
+        session.say(HELLO)
+        session.send(b"A: b\r\n\r\n" + b"x" * 900)
+        transport = session.transport
+        for after_a_message in (False, True):
+            gc.collect()
+            tracemalloc.start()
+            try:
+                kept = []
+                for _ in range(100):
+                    server = world.factory.buildProtocol(None)
+                    transport.unregisterProducer()
+                    server.makeConnection(transport)
+                    server.dataReceived(b"EHLO far.example\r\n")
+                    if after_a_message:
+                        server.dataReceived(b"MAIL FROM:<joe@far.example>\r\nRCPT TO:<ann@isp.example>\r\nDATA\r\n")
+                        server.dataReceived(b"A: b\r\n\r\n" + b"x" * 900 + b"\r\n.\r\n")
+                    kept.append(server)
+                    transport.clear()
+                    world.store.messages.clear()
+                    world.store.begun.clear()
+                    world.scheduler.offered.clear()
+                gc.collect()
+                size = tracemalloc.get_traced_memory()[0] / len(kept)
+            finally:
+                tracemalloc.stop()
+            self.assertLess(size, 3 << 10)
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.sampled_from([HELLO, MAIL, RCPT, "DATA", "RSET", "QUIT", "AUTH PLAIN", ".", "A: b", "", "\n", "\0"]),
+                st.text(st.characters(max_codepoint=255), max_size=30),
+            ).map(lambda line: line.encode("latin-1") + b"\r\n"),
+            max_size=25,
+        ),
+        st.lists(st.integers(0, 400), max_size=10),
+    )
+    def test_whatever_a_peer_sends(self, lines: list[bytes], cuts: list[int]) -> None:
+        """No exception, no trace in the log, and the books balance: each message begun is committed or aborted."""
+        world = World(errors=10)
+        client = world.session()
+        wire = b"".join(lines)
+        places = sorted({cut % (len(wire) + 1) for cut in cuts} | {0, len(wire)})
+        for start, end in itertools.pairwise(places):
+            client.server.dataReceived(wire[start:end])
+        said = client.read()
+        self.assertTrue(said.endswith(b"\r\n"))
+        self.assertNotRegex(said, rb"[^\r]\n|\r[^\n]")
+        client.server.connectionLost(GONE)
+        self.assertEqual(len(world.sessions), 0)
+        taken = len(world.store.messages)
+        self.assertEqual(taken + sum(one.aborted for one in world.store.begun), len(world.store.begun))
+        self.assertEqual(len(world.of(Accepted)), taken)
+
+    def test_stage_that_fails_at_the_end(self) -> None:
+        class Broken(Policy):
+            def closed(self, peer: Any) -> None:
+                raise ZeroDivisionError
+
+        world = World(stages=[Broken()])
+        world.session().server.connectionLost(GONE)
+        self.assertEqual((len(world.sessions), len(world.of(Disconnected))), (0, 1))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class HelpTests(SynchronousTestCase):

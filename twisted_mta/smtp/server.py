@@ -45,7 +45,7 @@ OK = constant(250, "2.0.0", "OK")
 QUIT = constant(221, "2.0.0", "Goodbye")
 VERIFY = constant(252, "2.0.0", "Addresses are not verified; send mail to find out")
 EXPAND = constant(502, "5.5.1", "EXPN is not served")
-HELP = constant(214, "2.0.0", "RFC 5321 says it all; for people: postmaster")
+HELP = constant(214, "2.0.0", "See RFC 5321; a person answers at postmaster")
 READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
 TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
 TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
@@ -158,7 +158,10 @@ class MtaServer(ESMTP):
         self.exchange = None
         self._out = b""
         for closed in factory.pipeline.closed:
-            closed(peer)
+            try:
+                closed(peer)
+            except Exception:  # of a plugin: what is below must be done all the same
+                _log.failure("A policy stage failed at the end of {session}", session=peer.session)
         authentication.logout(self)
         telling.disconnected(self, self._reason or "lost")
         factory.sessions.remove(self)  # last: it may be what a stop waits for

@@ -58,7 +58,11 @@ class ContentDecoder:
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Take ``data``; (content, rest).  ``rest`` is None until the end is found, then what follows it."""
         buffer = self._held + data
-        end = buffer.find(END)
+        # A line that begins with a dot is the end, or has a dot too many.  Mostly there is one only, and it is the end.
+        end = buffer.find(b"\r\n.")
+        stuffed = end >= 0 and not buffer.startswith(b"\r\n", end + 3)
+        if stuffed:
+            end = buffer.find(END, end)
         if end >= 0:
             rest: bytes | None = buffer[end + 5 :]
             text = buffer[: end + 2]
@@ -69,12 +73,13 @@ class ContentDecoder:
                 if buffer.endswith(head):
                     text, self._held = buffer[:-length], head
                     break
-        return (self._decode(text) if text else b""), rest
+        return (self._decode(text, stuffed) if text else b""), rest
 
-    def _decode(self, text: bytes) -> bytes:
+    def _decode(self, text: bytes, stuffed: bool) -> bytes:
         crlf = text.count(b"\r\n")
         bare = text.count(b"\n") != crlf or text.count(b"\r") != crlf
-        text = text.replace(b"\r\n.", b"\r\n")
+        if stuffed:
+            text = text.replace(b"\r\n.", b"\r\n")
         if not self._started:
             self._started = True
             text = text[2:]
