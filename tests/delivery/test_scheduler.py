@@ -14,6 +14,7 @@ from tests.delivery.fakes import BUSY, CONTENT, NOW, OK, UNKNOWN, Harness, unava
 from twisted_mta.config.settings import Settings
 from twisted_mta.delivery.interfaces import Job, Result
 from twisted_mta.mail.events import Bounced, Deferred, Delayed, Delivered, Done, Reported, Routed
+from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import CHUNK
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -598,6 +599,20 @@ class Stopping(Harness):
         self.assertEqual({(it.attempts, it.next_attempt <= self.clock.seconds()) for it in waiting}, {(0, True)})
         self.assertEqual(len(waiting), 3)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_an_agent_gives_back_is_due_at_once(self) -> None:
+        self.agent.holding = True
+        self.send("carl@example.org")
+        self.turns()
+        self.agent.remote = False
+        self.agent.answer = lambda job, recipient: Reply(451, "4.3.2", "Stopping")
+        stopped = self.scheduler.stop()
+        self.agent.let_go()
+        self.turns()
+        self.successResultOf(stopped)
+        [left] = self.store.queue.values()
+        self.assertEqual((left.attempts, left.next_attempt), (0, self.clock.seconds()))
+        self.assertEqual(self.events, [])
 
     def test_but_not_for_ever(self) -> None:
         self.agent.holding = True

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
+
 from ..config.settings import Settings
 from ..mail.envelope import Delivery, Message
 from ..queue.interfaces import NewDelivery
@@ -36,6 +38,18 @@ def limits(agent: str, settings: Settings) -> tuple[int, int]:
     if agent == "maildir":
         return LOCAL_ATTEMPTS, LOCAL_ATTEMPTS
     return settings.relay.connections, min(settings.relay.connections, settings.relay.connections_per_destination)
+
+
+class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
+    """What delivery has to do with one destination now, for operators."""
+
+    destination: str
+    active: int
+    waiting: int
+    window: int
+    dead: bool
+    probe_at: float
+    reason: str
 
 
 class ActiveQueue:
@@ -184,3 +198,19 @@ class ActiveQueue:
                 entries.extend(lane.drain())
                 lane.queued = False
         return entries
+
+    def snapshot(self) -> list[DestinationState]:
+        """The destinations that have mail here or are dead, by name."""
+        states = [
+            DestinationState(
+                destination=it.name,
+                active=it.active,
+                waiting=sum(len(lane.fresh) + len(lane.claimed) for lane in it.lanes.values()),
+                window=int(it.window),
+                dead=it.dead,
+                probe_at=it.probe_at,
+                reason=it.reason,
+            )
+            for it in self
+        ]
+        return sorted(states, key=lambda state: state.destination)

@@ -25,7 +25,7 @@ from ..mail.events import EventSink
 from ..mail.status import MailError, Reply
 from ..queue.interfaces import CHUNK, IMessageStore, IRouter, IScheduler, NewDelivery, NewMessage, Settlement
 from ..report.reporter import Reporter
-from .active import ActiveQueue
+from .active import ActiveQueue, DestinationState
 from .claims import Claims
 from .conclusion import Conclusions
 from .content import Content
@@ -49,18 +49,6 @@ STOP = 30.0
 """Seconds that attempts under way are given to end when the service stops."""
 
 FAULT = Reply(451, "4.3.0", "A fault on our side; delivery will be tried again")
-
-
-class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scheduler has to do with one destination now, for operators."""
-
-    destination: str
-    active: int
-    waiting: int
-    window: int
-    dead: bool
-    probe_at: float
-    reason: str
 
 
 @implementer(IScheduler)
@@ -164,19 +152,7 @@ class Scheduler:
 
     def snapshot(self) -> list[DestinationState]:
         """The destinations that have mail in memory or are dead, by name."""
-        states = [
-            DestinationState(
-                destination=it.name,
-                active=it.active,
-                waiting=sum(len(lane.fresh) + len(lane.claimed) for lane in it.lanes.values()),
-                window=int(it.window),
-                dead=it.dead,
-                probe_at=it.probe_at,
-                reason=it.reason,
-            )
-            for it in self.active
-        ]
-        return sorted(states, key=lambda state: state.destination)
+        return self.active.snapshot()
 
     @property
     def under_way(self) -> int:
@@ -302,6 +278,10 @@ class Scheduler:
                 return
             if [result.recipient for result in results] != list(entry.delivery.recipients):
                 raise ValueError(f"agent's results are not one for each recipient: {results!r}")
+            if not self._running and all(_not_begun(result) for result in results):
+                self._leave(entry)
+                self._back(entry, now)
+                return
             reason = connection_failed(results)
             if reason:
                 destination.failed(reason, now)
@@ -382,9 +362,13 @@ class Scheduler:
     def _put_back(self) -> None:
         now = self._clock.seconds()
         for entry in self.active.drain():
-            delivery = entry.delivery
-            back = msgspec.structs.replace(delivery, next_attempt=now, attempts=delivery.attempts - 1)
-            self._settler.add(Ended(Settlement(delivery=delivery, remaining=(back,)), (), entry))
+            self._back(entry, now)
+
+    def _back(self, entry: Entry, now: float) -> None:
+        """What was not attempted is due at once for the next process."""
+        delivery = entry.delivery
+        back = msgspec.structs.replace(delivery, next_attempt=now, attempts=delivery.attempts - 1)
+        self._settler.add(Ended(Settlement(delivery=delivery, remaining=(back,)), (), entry))
 
     def _check_quiet(self) -> None:
         quiet = self._quiet
@@ -397,3 +381,8 @@ class Scheduler:
             await waiting.addTimeout(seconds, self._clock)
         except TimedOut:
             self._log.warn("stopping did not wait longer than {seconds} s for {what}", seconds=seconds, what=what)
+
+
+def _not_begun(result: Result) -> bool:
+    """Whether an agent that stops has given a recipient back."""
+    return result.reply.enhanced == "4.3.2" and not result.remote
