@@ -181,7 +181,7 @@ class Postfix(Target):
             scache unix - - n - 1 scache
             postlog unix-dgram n - n - 1 postlogd
             """
-        listener = f"{LOOPBACK}:{self.port} inet n - n - 1200 smtpd\n"
+        listener = f"{LOOPBACK}:{self.port} inet n - n - 1500 smtpd\n"
         (etc / "master.cf").write_text(listener + textwrap.dedent(services))
         subprocess.run(["postfix", "-c", etc, "check"], check=True, capture_output=True)
 

@@ -31,6 +31,10 @@ BATCH = 5
 WINDOW = 3.0
 """Seconds before a kill in which a first copy may have arrived whose 250 was not committed yet."""
 
+CONNECTIONS = 10
+IN_FLIGHT = 4 * CONNECTIONS
+"""Messages that may have been delivered, or be in delivery, and not settled at a kill: some for each connection."""
+
 
 class Ledger:
     """What the sending side knows.  ``promised`` have had their 250; ``open`` may or may not have been taken."""
@@ -91,7 +95,11 @@ class CrashTests(SynchronousTestCase):
         kills: list[float] = []
         with SmtpSink() as sink:
             settings = {
-                "relay": {"networks": ["127.0.0.0/8"], "smarthost": f"127.0.0.1:{sink.port}"},
+                "relay": {
+                    "networks": ["127.0.0.0/8"],
+                    "smarthost": f"127.0.0.1:{sink.port}",
+                    "connections_per_destination": CONNECTIONS,
+                },
                 "queue": {"retry": ["1s", "1s", "2s"]},
                 "smtp": {"connections_per_address": 1000},
             }
@@ -132,6 +140,7 @@ class CrashTests(SynchronousTestCase):
                 any(kill - WINDOW <= times[0] <= kill + 0.5 for kill in kills), f"{tag} arrived twice: {times}"
             )
             self.assertLessEqual(len(times), 1 + len(kills))
+        self.assertLessEqual(len(twice), IN_FLIGHT * len(kills))
         self.assertEqual(mta.queue_length(), 0)
         self.assertEqual(mta.events("bounce"), [])
         self.assertEqual(mta.json("queue", "verify")["discrepancies"], [])
