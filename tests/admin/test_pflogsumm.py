@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.admin.samples import SAMPLES, deferred, delivered
+from tests.peers import require
 from twisted_mta.admin.logtext import TextFormat
 
-PFLOGSUMM = shutil.which("pflogsumm") or "/usr/sbin/pflogsumm"
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(not Path(PFLOGSUMM).exists(), reason="pflogsumm is not installed"),
-]
+pytestmark = pytest.mark.peer
 
 
 def summary(tmp_path: Path, *events: object) -> str:
     write = TextFormat("mx1.isp.example", 123)
     log = tmp_path / "mail.log"
     log.write_text("".join(write(event) for event in events))  # type: ignore[arg-type]
-    done = subprocess.run([PFLOGSUMM, "--syslog-name=mta", "--smtpd-stats", log], capture_output=True, text=True)
+    program = require("pflogsumm", "/usr/sbin/pflogsumm")
+    done = subprocess.run([program, "--syslog-name=mta", "--smtpd-stats", log], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
