@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.mail.status import Reply
-from twisted_mta.wire.client import ClientConnection, Closed, Event, Finished, Ready, SendContent, State, Transfer
+from twisted_mta.wire.client import ClientConnection
+from twisted_mta.wire.exchange import Closed, Event, Finished, Ready, SendContent, State, Transfer
 
 _REPLIES = [
     b"220 mx\r\n",

@@ -19,9 +19,11 @@ from zope.interface import implementer
 from ..config.settings import Settings
 from ..mail.events import EventSink, Service, no_events
 from ..mail.status import MailError, Reply
-from ..smtp.client import MtaClient, MtaClientFactory, SessionError
+from ..smtp.client import MtaClient, SessionError
+from ..smtp.client_factory import MtaClientFactory
 from ..smtp.tls import ClientTls, client_context
-from ..wire.client import ClientConnection, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from ..wire.client import ClientConnection
+from ..wire.exchange import Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
 from .dns import IResolver
 from .interfaces import IContent, IDeliveryAgent, Job, Result
 from .mx import Hops, NextHops, Target
