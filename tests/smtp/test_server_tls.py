@@ -64,7 +64,8 @@ class TlsCase(TestCase):
 
     def serve(self, role: str = "mx", listener_tls: str = "starttls", minimum: str = "1.2") -> World:
         self.tls = ServerTls(*pair(), minimum)
-        portal = Portal(Realm(), [Checker()])
+        self.realm = Realm()
+        portal = Portal(self.realm, [Checker()])
         world = World(role, tls=self.tls, listener_tls=listener_tls, portal=portal, clock=reactor)
         port: Any = reactor.listenTCP(0, world.factory.listening(), interface="127.0.0.1")  # type: ignore[attr-defined]
         self.addCleanup(port.stopListening)
@@ -123,6 +124,27 @@ class StartTlsTests(TlsCase):
                     return early, again, smtp.sock.version()  # type: ignore[union-attr]
 
             self.assertEqual(await self.talk(world, client), (503, 250, "TLSv1.3"))
+
+        return Deferred.fromCoroutine(run())
+
+    def test_account_from_the_clear_is_forgotten(self) -> Any:
+        async def run() -> None:
+            world = self.serve("submission")
+
+            def client() -> tuple[int, int, int]:
+                with self.connect() as smtp:
+                    smtp.login("ann@isp.example", "secret")
+                    smtp._host = "mx.isp.example"  # type: ignore[attr-defined]
+                    smtp.starttls(context=context())
+                    smtp.ehlo()
+                    before = smtp.mail("ann@isp.example")[0]
+                    (session,) = world.sessions._open
+                    self.assertIsNone(session.peer.account)  # type: ignore[attr-defined]
+                    again = smtp.login("ann@isp.example", "secret")[0]
+                    return before, again, smtp.mail("ann@isp.example")[0]
+
+            self.assertEqual(await self.talk(world, client), (530, 235, 250))
+            self.assertEqual(self.realm.left, 2)
 
         return Deferred.fromCoroutine(run())
 
