@@ -29,7 +29,7 @@ from targets import Ours, Postfix, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-SESSIONS, LENGTH, FIRST, IDLE = 50, 4096, 300, 1000
+SESSIONS, LENGTH = 50, 4096
 
 
 def say(words: str) -> None:
@@ -68,13 +68,13 @@ def idle(target: Target) -> dict[str, float]:
         group = target.start(sink.port)
         load(target.port, group, sink, messages=5, sessions=1, length=LENGTH, reuse=True)  # load what loads late
         base, _ = _settled(group)
-        first = idle_sessions(target.port, FIRST)  # these fill what the heap had to spare
+        first = idle_sessions(target.port, target.first_sessions)  # these fill what the heap had to spare
         before, _ = _settled(group)
-        sessions = idle_sessions(target.port, IDLE)
+        sessions = idle_sessions(target.port, target.idle_sessions)
         after, processes = _settled(group)
         for session in first + sessions:
             session.close()
-        return {"per_session": (after - before) / IDLE, "base": base / 1024, "processes": processes}
+        return {"per_session": (after - before) / target.idle_sessions, "base": base / 1024, "processes": processes}
     finally:
         target.stop()
         sink.close()

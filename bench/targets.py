@@ -25,6 +25,10 @@ class Target:
     """A server in a folder of its own; ``start`` begins with an empty queue."""
 
     name = ""
+    first_sessions = 100
+    """Idle sessions that fill what the heap had to spare, before memory is measured."""
+    idle_sessions = 1000
+    """Idle sessions whose memory is measured."""
 
     def __init__(self, base: Path) -> None:
         self.folder = base / self.name
@@ -73,6 +77,8 @@ class Ours(Target):
     """``twistd mta``."""
 
     name = "twisted-mta"
+    first_sessions = 1000
+    idle_sessions = 5000  # so many are needed to see anything beside the heap's own movements
 
     def version(self) -> str:
         ours, twisted = (metadata.version(name) for name in ("twisted-mta", "twisted"))
@@ -87,6 +93,8 @@ class Ours(Target):
                 port = {self.port}
                 role = "mx"
                 tls = "none"
+                [smtp]
+                connections = 10000
                 [relay]
                 networks = ["127.0.0.0/8"]
                 smarthost = "{LOOPBACK}:{smarthost}"
