@@ -177,18 +177,7 @@ class MtaService(MultiService):
     def _watch(self, parts: Parts) -> None:
         metrics = self._metrics
         metrics.watch_store(parts.store)
-        metrics.watch("mta_sessions", "SMTP sessions that are open.", lambda: len(parts.sessions))
-        metrics.watch("mta_deliveries_under_way", "Attempts that are under way.", lambda: parts.scheduler.under_way)
-        metrics.watch(
-            "mta_deliveries_unsettled",
-            "Attempts that ended and wait to be committed.",
-            lambda: parts.scheduler.unsettled,
-        )
-        metrics.watch(
-            "mta_settle_failures",
-            "Commits of results that had to be repeated.",
-            lambda: parts.scheduler.settle_failures,
-        )
+        metrics.watch_scheduler(parts.scheduler)
 
     def _listeners(self) -> list[ListenerStatus]:
         """What is listened on; a port of 0 in the settings shows as the one that was found."""
@@ -256,6 +245,8 @@ class MtaService(MultiService):
         if pair is not None:
             ServerTls(pair.certificate, pair.key, settings.tls.minimum)
         self.parts.reconfigure(settings)
+        if self._event_log is not None:
+            self._event_log.reconfigure(settings.log)
         if self._tls is not None and pair is not None:
             self._tls.load(pair.certificate, pair.key, settings.tls.minimum)
         self.settings = settings

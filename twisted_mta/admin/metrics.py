@@ -49,9 +49,17 @@ QUEUE_GAUGES: tuple[tuple[str, str, Callable[[QueueStats], float | None]], ...] 
 class IWatchedScheduler(Protocol):
     """What of a scheduler is shown."""
 
-    under_way: int
-    unsettled: int
-    settle_failures: int
+    @property
+    def under_way(self) -> int:
+        """Attempts that agents are making now."""
+
+    @property
+    def unsettled(self) -> int:
+        """Attempts that ended and are not on record yet."""
+
+    @property
+    def settle_failures(self) -> int:
+        """Commits of results that had to be repeated."""
 
     def snapshot(self) -> Sequence[Any]:
         """Its destinations, each with ``waiting`` and ``dead``."""

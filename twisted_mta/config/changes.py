@@ -21,7 +21,6 @@ AT_START: tuple[str, ...] = (
     "queue.disk_reserve",
     "admin.listen",
     "admin.public",
-    "log",
 )
 """Settings, and tables, that are used once: folders, accounts, sockets and logs are as they were at the start."""
 

@@ -97,7 +97,9 @@ class Reporter:
         content = write(notice)
         recipients = tuple(r.address for delivery in routing.deliveries for r in delivery.recipients)
         name = "double-bounce" if notice.about_report else kind
-        reported = Reported(time=now, id=own, about=message.id, kind=name, sender="", recipients=(to,))
+        reported = Reported(
+            time=now, id=own, about=message.id, kind=name, sender="", recipients=(to,), size=len(content)
+        )
         destinations = {d.destination: tuple(r.address for r in d.recipients) for d in routing.deliveries}
         routed = Routed(time=now, id=own, destinations=destinations, expanded=routing.expanded)
         report = Message(
