@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from random import Random
 from typing import Any
 
 import msgspec
@@ -98,7 +98,7 @@ class Contract:
         self.assertEqual((stats.held, stats.destinations, stats.oldest), (0, 2, NOON))
 
     async def test_content_of_every_size_comes_back(self) -> None:
-        noise = random.Random(4).randbytes(5 * CHUNK + 77)
+        noise = Random(4).randbytes(5 * CHUNK + 77)
         for size in (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 4 * CHUNK, 5 * CHUNK + 77):
             for piece in (65536, 10000, 5 * CHUNK + 77):
                 incoming = self.store.incoming()
@@ -247,6 +247,33 @@ class Contract:
         self.assertEqual(self.store.due(NOON, 2), lanes[:2])
         self.assertEqual(self.store.due(NOON - 2, 10), lanes[:2])
         self.assertEqual(self.store.next_due(), NOON - 9)
+
+    async def test_due_lanes_of_ones_own_destinations(self) -> None:
+        for number in range(6):
+            await send(self.store, delivery(f"smtp:d{number}"), at=NOON - 10 + number)
+
+        def even(destination: str) -> bool:
+            return int(destination[-1]) % 2 == 0
+
+        def odd(destination: str) -> bool:
+            return not even(destination)
+
+        for _ in range(2):  # what was learnt about lanes serves the second time
+            self.assertEqual(self.store.due(NOON, 9, even), [Lane(f"smtp:d{n}", CUSTOMER) for n in (0, 2, 4)])
+        self.assertEqual(self.store.due(NOON, 2, odd), [Lane(f"smtp:d{n}", CUSTOMER) for n in (1, 3)])
+        self.assertEqual(self.store.due(NOON - 8, 9, odd), [Lane("smtp:d1", CUSTOMER)])
+
+    async def test_what_is_due_next_is_due_then(self) -> None:
+        random = Random(3)
+        for _ in range(300):
+            at = NOON + random.uniform(0, 1e6)
+            await send(self.store, at=at)
+            due = self.store.next_due()
+            self.assertAlmostEqual(due, at, places=5)
+            self.assertEqual(self.store.due(due, 1), [LANE])
+            for it in await claim(self.store, now=due):
+                await self.store.settle([settlement(it.delivery)])
+            self.assertIsNone(self.store.next_due())
 
     async def test_claim_arms_the_next_attempt(self) -> None:
         first = await send(self.store, at=NOON - 2, content=b"first")

@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 from unittest import mock
 
 import lmdb
 import msgspec
 from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, execute, gatherResults
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -47,6 +48,7 @@ from twisted_mta.queue import records, work
 from twisted_mta.queue.environment import Environment
 from twisted_mta.queue.interfaces import CHUNK, Limits, QueueFilter, QuotaExceeded, StoreUnavailable
 from twisted_mta.queue.lmdb_store import LmdbStore
+from twisted_mta.queue.memory import MemoryStore
 from twisted_mta.queue.operations import Operation
 from twisted_mta.queue.owners import Owners
 from twisted_mta.queue.writer import InlineWriter, IWriter, ThreadWriter
@@ -210,6 +212,61 @@ class BatchTest(LmdbCase):
             await gatherResults(self.commit_many(40))
         self.assertEqual(len(puts), 1)
         self.assertEqual(records.decode_counters(puts[0]).queued_messages, 40)
+
+    async def test_the_earliest_of_a_batch_wakes_the_lane(self) -> None:
+        waiting = [one for at in (7.0, 3.0, 9.0, 1.0, 5.0) for one in self.commit_many(1, at=NOON + at)]
+        await gatherResults(waiting)
+        self.assertEqual(self.store.next_due(), NOON + 1)
+        self.assertEqual(self.store.due(NOON + 1, 9), [LANE])
+
+    async def test_a_batch_does_what_its_operations_do_one_by_one(self) -> None:
+        # The same random turns for the store, each in one commit, and for its twin in memory.
+        random = Random(8)
+        twin = MemoryStore(self.clock, SETTINGS)
+        await twin.start()
+        names, customers, limits = ("smtp:a", "smtp:b", "smtp:c"), ("acme", "other"), Limits(recipients_per_day=400)
+        for _ in range(40):
+            pages = [self.store.page(QueueFilter()), twin.page(QueueFilter())]
+            self.assertEqual(*pages)
+            before = self.writer.commits
+            outcomes: list[list[Any]] = [[], []]
+            waiting: list[Deferred[Any]] = []
+            # A claim does not see what comes in with the same commit.
+            for kind in sorted(random.choices(("0 claim", "act", "settle", "send"), k=random.randrange(1, 25))):
+                queued = [it for _, it in pages[0]]
+                wait = random.uniform(-5, 5)
+                if kind == "send" or not queued:
+                    incoming = self.store.incoming()
+                    incoming.write(b"text")
+                    parts = [delivery(name) for name in names if random.random() < 0.5]
+                    whole = new(
+                        incoming.id, *parts, at=NOON + wait, limits=limits, lane_customer=random.choice(customers)
+                    )
+                    results = [incoming.commit(whole), execute(twin.accept, whole, b"text")]
+                elif kind == "act":
+                    pairs = [(it.id, it.destination) for it in random.choices(queued, k=3)]
+                    action = random.choice(["hold", "release", "retry", "remove"])
+                    results = [store.act(action, pairs, "root", NOON + wait) for store in (self.store, twin)]
+                elif kind == "0 claim":
+                    lane = random.choice(queued).lane
+                    results = [
+                        store.claim(lane, NOON, 3, lambda it: NOON + 10 + it.attempts) for store in (self.store, twin)
+                    ]
+                else:
+                    it = random.choice(queued)
+                    later = replace(it, destination=random.choice(names), next_attempt=NOON + wait)
+                    ended = settlement(it, *random.choice([(), (later,), (it, later)]))
+                    results = [store.settle([ended]) for store in (self.store, twin)]
+                for result, outcome in zip(results, outcomes, strict=True):
+                    waiting.append(result.addErrback(lambda failure: str(failure.value)).addCallback(outcome.append))
+            await gatherResults(waiting)
+            self.assertEqual(*outcomes)
+            self.assertEqual(self.writer.commits - before, 1)
+            self.assertEqual(self.store.usage(CUSTOMER), twin.usage(CUSTOMER))
+            first = twin.next_due()
+            self.assertEqual(self.store.next_due(), first and records.key_time(records.time_key(first)))
+            self.assertEqual(await self.store.verify(False), [])
+        self.assertGreater(len(pages[0]), 5)
 
     async def test_a_fault_in_one_operation_does_not_take_others_along(self) -> None:
         class Faulty(Operation):

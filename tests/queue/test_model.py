@@ -17,6 +17,7 @@ from twisted_mta.mail.envelope import Delivery, Lane
 from twisted_mta.mail.events import Done
 from twisted_mta.queue.interfaces import CHUNK, Claim, Limits, QueueFilter, QuotaExceeded, Settlement
 from twisted_mta.queue.lmdb_store import LmdbStore
+from twisted_mta.queue.records import key_time, time_key
 from twisted_mta.queue.writer import InlineWriter
 
 replace = msgspec.structs.replace
@@ -281,7 +282,7 @@ class Model(RuleBasedStateMachine):
         assert stats.destinations == len({name for _, name in self.expected})
         assert stats.held == sum(when is None for _, when, _ in self.expected.values())
         times = [when for _, when, _ in self.expected.values() if when is not None]
-        assert self.store.next_due() == (round(min(times), 6) if times else None)
+        assert self.store.next_due() == (key_time(time_key(min(times))) if times else None)
         for customer in CUSTOMERS[1:]:
             usage = self.store.usage(customer)
             assert usage.queued_messages == len(self.queued(customer))

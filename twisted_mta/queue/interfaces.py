@@ -194,8 +194,12 @@ class IMessageStore(Interface):
     def check(charge: Charge) -> QuotaExceeded | None:
         """Whether a charge would be refused now; advice only, ``commit`` decides."""
 
-    def due(now: float, limit: int) -> list[Lane]:
-        """Up to ``limit`` lanes that have a delivery due by ``now``, the longest due first."""
+    def due(now: float, limit: int, mine: Callable[[str], bool] | None = None) -> list[Lane]:
+        """Up to ``limit`` lanes that have a delivery due by ``now``, the longest due first.
+
+        ``mine`` says of a destination whether its lanes are asked for; its answers must not change as long as the same
+        object is given.  Of the lanes of others only a bounded number is passed in one call: fewer than ``limit`` may
+        be given while there are more, and the next call goes on from there."""
 
     def next_due() -> float | None:
         """When the next delivery is due, None when nothing is queued (held deliveries do not count)."""
@@ -273,3 +277,7 @@ class IScheduler(Interface):
 
     def offer(new: NewMessage, content: bytes | None) -> None:
         """Told after a commit whose ``room`` was given: attempt these deliveries now."""
+
+    def announce(new: NewMessage) -> None:
+        """Told after a commit for which there was no room: its deliveries are due now, so that whoever delivers to
+        their destinations, in whichever process, need not find it out by and by."""

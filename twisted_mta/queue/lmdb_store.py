@@ -137,10 +137,10 @@ class LmdbStore:
 
     # Mail out
 
-    def due(self, now: float, limit: int) -> list[Lane]:
+    def due(self, now: float, limit: int, mine: Callable[[str], bool] | None = None) -> list[Lane]:
         """The lanes that are due."""
         self._writer.breathe()
-        return self._reader.due(now, limit)
+        return self._reader.due(now, limit) if mine is None else self._reader.due_of(now, limit, mine)
 
     def next_due(self) -> float | None:
         """When the next delivery is due."""

@@ -164,11 +164,11 @@ class MemoryStore:
     def _queued(self) -> list[Delivery]:
         return [delivery for delivery in self._deliveries.values() if delivery.state == "queued"]
 
-    def due(self, now: float, limit: int) -> list[Lane]:
+    def due(self, now: float, limit: int, mine: Callable[[str], bool] | None = None) -> list[Lane]:
         """The lanes that are due."""
         first: dict[Lane, float] = {}
         for delivery in self._queued():
-            if delivery.next_attempt <= now:
+            if delivery.next_attempt <= now and (mine is None or mine(delivery.destination)):
                 first[delivery.lane] = min(delivery.next_attempt, first.get(delivery.lane, delivery.next_attempt))
         return sorted(first, key=lambda lane: first[lane])[:limit]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
@@ -44,6 +44,12 @@ LANE_SCAN = 8
 MANY_LANES = 10_000
 """How many lanes may be looked through to find those that a filter asks for."""
 
+PASSED = 20_000
+"""How many due lanes of other workers may be passed in one look."""
+
+KNOWN_LANES = 100_000
+"""Of how many lanes is remembered that they are another worker's."""
+
 ID_DELAY = 3600.0
 """Seconds by which a message's id may be younger than its arrival."""
 
@@ -61,6 +67,9 @@ class Reader:
         self._environment = environment
         self._disk = disk
         self._tables = environment.tables
+        self._mine: Callable[[str], bool] | None = None
+        self._is_mine: dict[bytes, bool] = {}  # lanes of others, so that passing them costs no look-up
+        self._resume = b""
 
     def usage(self, customer: str, now: float) -> Usage:
         """What a customer has used."""
@@ -86,6 +95,41 @@ class Reader:
                 if raw is not None:
                     row = decode_lane(raw)
                     lanes.append(Lane(row.destination, row.customer))
+                more = cursor.next()
+        return lanes
+
+    def due_of(self, now: float, limit: int, mine: Callable[[str], bool]) -> list[Lane]:
+        """The same of one's own destinations, passing :data:`PASSED` lanes of others at most.
+
+        Who has more of them before its own goes on behind them the next time, and comes back to the start in the end.
+        """
+        if mine is not self._mine:
+            self._mine, self._is_mine, self._resume = mine, {}, b""
+        last, known = time_key(now), self._is_mine
+        lanes: list[Lane] = []
+        passed = 0
+        with self._environment.read() as txn, txn.cursor(self._tables.wake) as cursor:
+            more = cursor.set_range(self._resume) if self._resume else cursor.first()
+            self._resume = b""
+            while more and len(lanes) < limit:
+                key = cursor.key()
+                if key[:TIME_BYTES] > last:
+                    break
+                if passed >= PASSED:
+                    self._resume = key
+                    break
+                lane = key[TIME_BYTES:]
+                own = known.get(lane)
+                if own is not False:
+                    raw = txn.get(lane, db=self._tables.lane)
+                    if raw is not None:
+                        row = decode_lane(raw)
+                        own = mine(row.destination)
+                        if own:
+                            lanes.append(Lane(row.destination, row.customer))
+                        elif len(known) < KNOWN_LANES:
+                            known[lane] = False
+                passed += not own
                 more = cursor.next()
         return lanes
 

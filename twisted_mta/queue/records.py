@@ -131,8 +131,8 @@ def usage_key(customer: str) -> bytes:
 
 
 def time_key(when: float) -> bytes:
-    """A time, in seconds since the epoch, as it stands in keys: microseconds."""
-    return _pack_time(min(max(int(when * 1e6), 0), _LAST_TIME))
+    """A time, in seconds since the epoch, as it stands in keys: microseconds.  :func:`key_time` goes back and forth."""
+    return _pack_time(min(max(round(when * 1e6), 0), _LAST_TIME))
 
 
 def key_time(key: bytes) -> float:

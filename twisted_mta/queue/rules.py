@@ -64,9 +64,11 @@ def _merged(new: NewMessage) -> Iterable[NewDelivery]:
 
 
 def _union(one: tuple[Recipient, ...], other: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
+    """Each address once, whatever it was called when it came: one copy is enough."""
     if not one:
         return other
-    return tuple(dict.fromkeys((*one, *other)))
+    known = {recipient.address for recipient in one}
+    return (*one, *(recipient for recipient in other if recipient.address not in known))
 
 
 def joined(there: Delivery, coming: Delivery) -> Delivery:
