@@ -154,17 +154,23 @@ class TestServer:
                 stages.append(one)
         return stages
 
-    def stop(self, grace: float = 30.0) -> None:
-        """Stop as the service does: sessions have ``grace`` seconds, deliveries under way are finished.
+    def begin_stop(self, grace: float = 30.0) -> Deferred[None]:
+        """Begin to stop as the service does: sessions have ``grace`` seconds, deliveries under way are finished."""
+        return Deferred.fromCoroutine(self._stop(self.parts, grace))
 
-        Raises AssertionError when that leaves anything in the reactor that is still to happen.
-        """
-        parts = self.parts
-        self.wait(parts.stop(grace), PATIENCE)
+    async def _stop(self, parts: Parts, grace: float) -> None:
+        await parts.stop(grace)
         self._parts = None
+
+    def stop(self, grace: float = 30.0) -> None:
+        """Stop, and wait for it: see :meth:`begin_stop`.
+
+        Raises AssertionError when that leaves anything in the reactor that is yet to happen.
+        """
+        self.wait(self.begin_stop(grace), PATIENCE)
         self.clock.flush()
         if left := self.clock.getDelayedCalls():
-            raise AssertionError(f"calls that are left after the stop: {left}")
+            raise AssertionError(f"calls that are left after the stop: {', '.join(map(str, left))}")
 
     def restart(self, *config: str) -> None:
         """Stop, and start on the same state; with ``config`` in place of the former layers if given."""
