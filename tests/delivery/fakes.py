@@ -76,11 +76,11 @@ class FakeStore:
         for event in story:
             self.stories.setdefault(event.id, []).append(event)
 
-    def due(self, now: float, limit: int) -> list[Lane]:
+    def due(self, now: float, limit: int, mine: Callable[[str], bool] | None = None) -> list[Lane]:
         self.calls["due"] += 1
         earliest: dict[Lane, float] = {}
         for it in self.queue.values():
-            if it.state == "queued" and it.next_attempt <= now:
+            if it.state == "queued" and it.next_attempt <= now and (mine is None or mine(it.destination)):
                 earliest[it.lane] = min(earliest.get(it.lane, it.next_attempt), it.next_attempt)
         return sorted(earliest, key=lambda lane: (earliest[lane], lane))[:limit]
 

@@ -70,6 +70,21 @@ class OverMemory(Harness):
         self.assertEqual(len(self.of(Delivered)), 2)
         self.assertEqual(self.memory.deliveries(new.message.id), [])
 
+    def test_two_ways_to_one_address_are_one_copy(self) -> None:
+        self.directory.mailboxes.add("kim@isp.example")
+        self.mailboxes.answer = lambda job, recipient: BUSY
+        self.agent.answer = lambda job, recipient: BUSY
+        self.commit("kim@isp.example", "carl@example.org")
+        self.turns()
+        self.directory.mailboxes.discard("kim@isp.example")
+        self.directory.aliases["kim@isp.example"] = ("carl@example.org", "dora@example.org")
+        self.agent.answer = lambda job, recipient: OK if job.delivery.attempts > 2 else BUSY
+        self.run_for(1800, 5)
+        self.assertEqual(
+            sorted(event.recipient for event in self.of(Delivered)), ["carl@example.org", "dora@example.org"]
+        )
+        self.assertEqual(self.memory.stats().messages, 0)
+
     def test_many_lanes_at_once(self) -> None:
         for number in range(800):
             self.commit(f"x@example{number}.org", offer=False)
