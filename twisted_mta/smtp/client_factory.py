@@ -83,4 +83,4 @@ def _connect_words(reason: Failure) -> str:
     if isinstance(reason.value, error.NoRouteError):
         return "No route to host"
     detail = getattr(reason.value, "args", None)
-    return str(detail[-1]) if detail else type(reason.value).__name__
+    return str(detail[-1]) if detail and detail[-1] else type(reason.value).__name__
