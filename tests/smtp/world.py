@@ -123,9 +123,14 @@ class Scheduler:
     def __init__(self) -> None:
         self.armed: float | None = NOW + 60
         self.offered: list[tuple[NewMessage, bytes | None]] = []
+        self.announced: list[NewMessage] = []
 
     def room(self, deliveries: Any) -> float | None:
         return self.armed
+
+    def announce(self, new: NewMessage) -> None:
+        """It is due in the store."""
+        self.announced.append(new)
 
     def offer(self, new: NewMessage, content: bytes | None) -> None:
         self.offered.append((new, content))

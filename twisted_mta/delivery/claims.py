@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..mail.envelope import Delivery
+from ..mail.envelope import Delivery, Lane
 from ..mail.status import MailError
 from ..queue.interfaces import Claim, IMessageStore
 from .active import ActiveQueue
@@ -33,7 +33,8 @@ class Claims:
     """Knows which lanes are due, and claims from them as their destinations have room.
 
     A lane that is due and was not claimed dry is "hungry" at its destination; a destination that has hungry lanes and
-    an appetite waits in ``_hungry`` for its claim.  ``generation`` is kept by the scheduler.
+    an appetite waits in ``_hungry`` for its claim.  ``generation`` is kept by the scheduler, and so is ``mine``, which
+    says whether a destination is this process's; None: all are.
     """
 
     _log = Logger()
@@ -54,6 +55,7 @@ class Claims:
         self._due = 0
         self._feeding = False
         self.retry = retry
+        self.mine: Callable[[str], bool] | None = None
         self.generation = 0
         self.outstanding = 0
         self.halted = False
@@ -66,11 +68,24 @@ class Claims:
         if due is None or due > now:
             return
         # Lanes known to be due come first in the answer as long as they wait: look behind them.
-        for key in self._store.due(now, min(LANES + self._due, MOST_LANES)):
-            destination = self._active.destination(key.destination)
-            self._is_due(destination.lane(key.customer))
-            self._wants(destination)
+        for key in self._store.due(now, min(LANES + self._due, MOST_LANES), self.mine):
+            self._note(key)
         self.feed()
+
+    def notice(self, lanes: Iterable[Lane]) -> None:
+        """Somebody says that these lanes are due."""
+        if self.halted:
+            return
+        for key in lanes:
+            if self._due >= MOST_LANES:
+                return  # they are found once others are done
+            self._note(key)
+        self.feed()
+
+    def _note(self, key: Lane) -> None:
+        destination = self._active.destination(key.destination)
+        self._is_due(destination.lane(key.customer))
+        self._wants(destination)
 
     def left(self, destination: Destination) -> None:
         """An entry of a destination left its lane: there may be room for more."""
@@ -95,10 +110,20 @@ class Claims:
             destination.hungry_queued = False
             if not destination.hungry:
                 continue
+            if self.mine is not None and not self.mine(destination.name):
+                self._leave_to_others(destination)
+                continue
             count = self._active.appetite(destination, now)
             if count > 0:
                 self._claim(destination.hungry.popleft(), count, now)
                 self._wants(destination)
+
+    def _leave_to_others(self, destination: Destination) -> None:
+        for lane in destination.hungry:
+            lane.due = False
+            self._due -= 1
+            self._active.may_be_empty(lane)
+        destination.hungry.clear()
 
     def _wants(self, destination: Destination) -> None:
         if destination.hungry and not destination.hungry_queued:

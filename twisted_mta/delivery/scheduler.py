@@ -35,6 +35,7 @@ from .reroute import Rerouted, reroute
 from .retry import RetryPolicy
 from .settlement import all_recipients, connection_failed, suspended
 from .settler import Ended, Settler
+from .shares import Shares, Tell
 
 TICK = 1.0
 """Seconds between two looks at what is due and at what operators did."""
@@ -57,7 +58,7 @@ class Scheduler:
 
     ``agents`` maps the agents' names, the part of a destination before the colon, to the agents; they are stopped with
     the scheduler.  The store must be started before :meth:`start` and stopped after :meth:`stop` has fired.
-    ``clock`` tells seconds since the epoch.
+    ``clock`` tells seconds since the epoch.  ``tell``: see :mod:`.shares`.
     """
 
     _log = Logger()
@@ -72,6 +73,7 @@ class Scheduler:
         clock: IReactorTime,
         reporter: Reporter,
         rng: Random,
+        tell: Tell | None = None,
     ) -> None:
         self._store = store
         self._router = router
@@ -83,6 +85,7 @@ class Scheduler:
         self._settler = Settler(store, clock, events, self._settled)
         self._claims = Claims(store, self.active, self._retry, clock, self._arrived)
         self._conclusions = Conclusions(store, reporter, clock, self._settler, self._retry, settings)
+        self.shares = Shares(self._claims, tell)
         self._generation = 0
         self._under_way: set[Entry] = set()
         self._running = False
@@ -118,6 +121,8 @@ class Scheduler:
         """See :class:`IScheduler`."""
         if not self._running or self._settler.stuck or not self.active.has_room(deliveries):
             return None
+        if not self.shares.all_ours(deliveries):
+            return None
         return self._retry.armed(1, self._clock.seconds())
 
     def offer(self, new: NewMessage, content: bytes | None) -> None:
@@ -149,6 +154,10 @@ class Scheduler:
             octets = 0  # shared by the others
         if self._run_call is None:
             self._wake()
+
+    def announce(self, new: NewMessage) -> None:
+        """See :class:`IScheduler`."""
+        self.shares.announce(new)
 
     def snapshot(self) -> list[DestinationState]:
         """The destinations that have mail in memory or are dead, by name."""
@@ -213,6 +222,9 @@ class Scheduler:
                 entry, attempt = taken
                 if entry.generation != self._generation and not self._wanted(entry):
                     self._drop(entry)
+                elif not self.shares.ours(entry.delivery.destination):  # it has gone over to another process
+                    self._back(entry, now)
+                    entry.lane.destination.unpark()
                 elif attempt:
                     self._begin(entry, now)
                 else:

@@ -297,7 +297,12 @@ class Inbound:
         await incoming.commit(new)
         reception.events(accepted)
         reception.events(routed)
-        if armed is not None:
+        if armed is None:
+            try:
+                reception.scheduler.announce(new)
+            except Exception:  # it is found all the same, if later
+                _log.failure("{id} could not be announced", id=message.id)
+        else:
             content = None if pieces is None else pieces[0] if len(pieces) == 1 else b"".join(pieces)
             try:
                 reception.scheduler.offer(new, content)

@@ -1,0 +1,49 @@
+"""Which destinations are this process's, where several deliver from one store.
+
+Each destination belongs to one of them, so that what holds for a destination (its window, whether it is dead) holds
+over all.  Who is wrong about it for a moment delivers nothing twice: claims are the store's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ..mail.envelope import Lane
+from ..queue.interfaces import NewDelivery, NewMessage
+from .claims import Claims
+
+Tell = Callable[[Iterable[Lane]], None]
+"""Is given lanes of others that are due."""
+
+
+class Shares:
+    """What is ours; until :meth:`divide` all is."""
+
+    def __init__(self, claims: Claims, tell: Tell | None) -> None:
+        self._claims = claims
+        self._tell = tell
+        self.mine: Callable[[str], bool] | None = None
+
+    def divide(self, mine: Callable[[str], bool] | None) -> None:
+        """Take over another division; ``mine`` says of a destination whether it is ours, and never changes its mind."""
+        self.mine = self._claims.mine = mine
+
+    def ours(self, destination: str) -> bool:
+        """Whether a destination is ours."""
+        return self.mine is None or self.mine(destination)
+
+    def all_ours(self, deliveries: Sequence[NewDelivery]) -> bool:
+        """Whether all of these go to destinations of ours."""
+        return self.mine is None or all(self.mine(delivery.destination) for delivery in deliveries)
+
+    def announce(self, new: NewMessage) -> None:
+        """A message was committed as due now: tell whoever delivers it."""
+        lanes = {Lane(delivery.destination, new.lane_customer) for delivery in new.deliveries}
+        others = {lane for lane in lanes if not self.ours(lane.destination)}
+        if others and self._tell is not None:
+            self._tell(others)
+        self._claims.notice(lanes - others)
+
+    def notice(self, lanes: Iterable[Lane]) -> None:
+        """Another process says that these lanes are due."""
+        self._claims.notice([lane for lane in lanes if self.ours(lane.destination)])
