@@ -84,9 +84,9 @@ class DatagramTests(TestCase):
         return "127.0.0.1", port.getHost().port
 
     @staticmethod
-    def good(query: dns.message.Message) -> dns.message.Message:
+    def good(query: dns.message.Message, address: str = "192.0.2.1") -> dns.message.Message:
         response = dns.message.make_response(query)
-        response.answer.append(dns.rrset.from_text("d.example.", 60, "IN", "A", "192.0.2.1"))
+        response.answer.append(dns.rrset.from_text("d.example.", 60, "IN", "A", address))
         return response
 
     def exchange(self, server: tuple[str, int], timeout: float = 5.0, tcp: bool = False) -> Deferred[Any]:
@@ -96,9 +96,9 @@ class DatagramTests(TestCase):
         """RFC 5452 §9: wrong id, wrong question, no answer at all, rubbish; then the real one."""
 
         def make(query: dns.message.Message) -> list[bytes]:
-            other_id = self.good(query)
+            other_id = self.good(query, "192.0.2.66")
             other_id.id ^= 1
-            other_name = dns.message.make_response(dns.message.make_query("e.example", "A", id=query.id))
+            other_name = self.good(dns.message.make_query("e.example", "A", id=query.id), "192.0.2.66")
             return [
                 other_id.to_wire(),
                 other_name.to_wire(),
@@ -128,6 +128,14 @@ class DatagramTests(TestCase):
             number = port.getHost().port
             await port.stopListening()
             self.assertIsNone(await self.exchange(("127.0.0.1", number), 60.0))
+
+        return run(scenario())
+
+    def test_no_way_there(self) -> Deferred[Any]:
+        async def scenario() -> None:
+            query = dns.message.make_query("d.example", "MX")
+            # The kernel refuses to connect a datagram socket to the broadcast address, as it does without a route.
+            self.assertIsNone(await Exchanger(reactor)(("255.255.255.255", 53), query, 30.0, False))
 
         return run(scenario())
 

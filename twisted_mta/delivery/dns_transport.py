@@ -73,6 +73,10 @@ class _Waiting:
         self.end(message)
         return True
 
+    def give_up_soon(self) -> None:
+        """Await no more from the next turn on."""
+        self._timer.reset(0)
+
     def end(self, message: dns.message.Message | None) -> None:
         """No more is awaited."""
         if self.done.called:
@@ -97,8 +101,12 @@ class _Udp(DatagramProtocol):
     def startProtocol(self) -> None:
         transport: Any = self.transport
         self._waiting.close = self._close
-        transport.connect(*self._server)  # the kernel drops what others send
-        transport.write(self._waiting.wire)
+        try:
+            transport.connect(*self._server)  # the kernel drops what others send
+            transport.write(self._waiting.wire)
+        except OSError:
+            # No route there.  Twisted has not finished opening the port, so it can be closed in the next turn only.
+            self._waiting.give_up_soon()
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         self._waiting.answer(datagram)
