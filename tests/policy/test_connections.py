@@ -32,6 +32,17 @@ class Connections(SynchronousTestCase):
     def codes(self, *addresses: str) -> list[str]:
         return [self.connect(address)[1] for address in addresses]
 
+    def test_sessions_in_other_processes_count(self) -> None:
+        changed: list[str] = []
+        self.policy.tally.changed = changed.append
+        self.policy.tally.elsewhere("192.0.2.1", 1)
+        first, _ = self.connect("192.0.2.1")
+        self.assertEqual(self.codes("192.0.2.1"), ["421 4.7.0"])
+        self.policy.tally.elsewhere("192.0.2.1", 0)
+        self.assertEqual(self.codes("192.0.2.1"), ["250"])
+        self.policy.closed(first)
+        self.assertEqual((changed, self.policy.tally.own), (["192.0.2.1"] * 3, {"192.0.2.1": 1}))
+
     def test_limit(self) -> None:
         first, _ = self.connect("192.0.2.1")
         self.assertEqual(self.codes("192.0.2.1", "192.0.2.1", "192.0.2.2"), ["250", "421 4.7.0", "250"])
@@ -95,7 +106,7 @@ class Connections(SynchronousTestCase):
                 policy.closed(sessions.pop(number % len(sessions)))
         for one in sessions:
             policy.closed(one)
-        self.assertEqual((policy._counts, policy._sites), ({}, {}))
+        self.assertEqual((policy.tally.own, policy._sites), ({}, {}))
 
 
 class Addresses(SynchronousTestCase):

@@ -150,7 +150,7 @@ class Sessions(QuotaCase):
         for user in users:
             policy.closed(user)
             policy.closed(user)
-        self.assertEqual((policy._sessions, policy._counts), ({}, {}))
+        self.assertEqual((policy._sessions, policy.tally.own), ({}, {}))
 
 
 class CustomersLimits(SynchronousTestCase):

@@ -45,6 +45,17 @@ class Delays(ThrottleCase):
         self.assertEqual([self.fail("192.0.2.1") for _ in range(7)], [1, 2, 4, 8, 16, 30, 30])
         self.assertEqual(self.fail("192.0.2.1", times=2000), LONGEST)
 
+    def test_what_other_processes_saw(self) -> None:
+        told: list[tuple[str, str, bool]] = []
+        self.throttle.tell = lambda *attempt: told.append(attempt)
+        self.fail("192.0.2.1", times=2)
+        self.succeed("192.0.2.1")
+        other = AuthThrottle(Settings(), self.clock)
+        for attempt in told:
+            other.learn(*attempt)
+        for address, user in (("192.0.2.1", ANNA), ("192.0.2.1", "b@isp.example"), ("192.0.2.9", ANNA)):
+            self.assertEqual(other.delay(peer(address), user), self.delay(address, user))
+
     def test_setting(self) -> None:
         self.throttle.reconfigure(attrs.evolve(Settings(), smtp=Smtp(auth_delay=Duration(0.25))))
         self.assertEqual([self.fail("192.0.2.1") for _ in range(3)], [0.25, 0.5, 1.0])

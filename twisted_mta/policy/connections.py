@@ -6,17 +6,17 @@ from ..config.settings import Settings
 from ..mail.status import Reply
 from .interfaces import Peer, Policy
 from .network import Networks, parse_ip, site
+from .tally import Tally
 
 
 class ConnectionPolicy(Policy):
     """Counts sessions by IPv4 address or IPv6 /64 (``smtp.connections_per_address``) and sets ``peer.relaying``.
 
-    Loopback and ``relay.networks`` are not counted.  What is kept is one entry for each session that is open, in this
-    process.
+    Loopback and ``relay.networks`` are not counted.  What is kept is one entry for each session that is open here.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._counts: dict[str, int] = {}
+        self.tally = Tally()
         self._sites: dict[str, str] = {}  # of each session that is counted
         self.reconfigure(settings)
 
@@ -32,21 +32,16 @@ class ConnectionPolicy(Policy):
         if peer.relaying or (ip is not None and ip.is_loopback):
             return None
         key = site(peer.address)
-        count = self._counts.get(key, 0)
-        if count >= self._limit:
+        if self.tally.total(key) >= self._limit:
             return Reply(
                 421, "4.7.0", f"Too many sessions from {key}: {self._limit} are open; close some and try again"
             )
-        self._counts[key] = count + 1
+        self.tally.add(key)
         self._sites[peer.session] = key
         return None
 
     def closed(self, peer: Peer) -> None:
         """The session no longer counts."""
         key = self._sites.pop(peer.session, None)
-        if key is None:
-            return
-        if self._counts[key] > 1:
-            self._counts[key] -= 1
-        else:
-            del self._counts[key]
+        if key is not None:
+            self.tally.remove(key)

@@ -12,18 +12,19 @@ from ..queue.interfaces import Charge, IMessageStore, Limits, QuotaExceeded
 from ..queue.quota import check_connections
 from .interfaces import Peer, Policy, Transaction
 from .limits import limits_for
+from .tally import Tally
 
 
 class QuotaPolicy(Policy):
     """Sessions at once of a customer, message size, rates and what is queued, for sessions that have authenticated.
 
-    Sessions are counted from their first MAIL on, in this process; what is kept is one entry for each of them.
+    Sessions are counted from their first MAIL on; what is kept is one entry for each of them here.
     """
 
     def __init__(self, store: IMessageStore, settings: Settings) -> None:
         self._store = store
         self._sessions: dict[str, str] = {}  # session -> customer it is counted for
-        self._counts: dict[str, int] = {}
+        self.tally = Tally()
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -67,17 +68,12 @@ class QuotaPolicy(Policy):
             return
         if known is not None:
             self._forget(session)
-        count = self._counts.get(customer, 0)
-        if (refused := check_connections(limits, count)) is not None:
+        if (refused := check_connections(limits, self.tally.total(customer))) is not None:
             raise refused
         self._sessions[session] = customer
-        self._counts[customer] = count + 1
+        self.tally.add(customer)
 
     def _forget(self, session: str) -> None:
         customer = self._sessions.pop(session, None)
-        if customer is None:
-            return
-        if self._counts[customer] > 1:
-            self._counts[customer] -= 1
-        else:
-            del self._counts[customer]
+        if customer is not None:
+            self.tally.remove(customer)

@@ -14,6 +14,7 @@ A good password is always granted in the end.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -36,10 +37,15 @@ _TOO_MANY = Reply(421, "4.7.0", "Too many failed logins in this session; goodbye
 
 @implementer(IAuthThrottle)
 class AuthThrottle:
-    """The throttle for all sessions of this process.  ``clock`` gives seconds."""
+    """The throttle for all sessions of this process.  ``clock`` gives seconds.
+
+    ``tell``, where it is set, is told of each attempt (address, user, whether it was good), for the :meth:`learn` of
+    the service's other processes.
+    """
 
     def __init__(self, settings: Settings, clock: IReactorTime, entries: int = ENTRIES) -> None:
         self._clock = clock
+        self.tell: Callable[[str, str, bool], object] | None = None
         self._addresses = _Counts(entries)
         self._users = _Counts(entries)
         self._pairs = _Counts(entries)
@@ -64,19 +70,31 @@ class AuthThrottle:
 
     def failed(self, peer: Peer, user: str) -> Reply | None:
         """See :class:`~.interfaces.IAuthThrottle`."""
-        now = self._clock.seconds()
-        pair = address, name = _pair(peer, user)
-        self._addresses.add(address, now)
-        self._users.add(name, now)
-        self._pairs.add(pair, now)
+        address, name = _pair(peer, user)
+        self.learn(address, name, False)
+        if self.tell is not None:
+            self.tell(address, name, False)
         return _TOO_MANY if peer.auth_failures >= self._attempts else None
 
     def succeeded(self, peer: Peer, user: str) -> None:
         """See :class:`~.interfaces.IAuthThrottle`.  The address stays counted: else one good account of their own
         would let guessers start anew between any two guesses."""
-        pair = _pair(peer, user)
+        address, name = _pair(peer, user)
+        self.learn(address, name, True)
+        if self.tell is not None:
+            self.tell(address, name, True)
+
+    def learn(self, address: str, name: str, good: bool) -> None:
+        """An attempt has failed or succeeded, here or in another process."""
+        now = self._clock.seconds()
+        pair = address, name
+        if not good:
+            self._addresses.add(address, now)
+            self._users.add(name, now)
+            self._pairs.add(pair, now)
+            return
         self._pairs.forget(pair)
-        self._known[pair] = self._clock.seconds() + KNOWN_FOR
+        self._known[pair] = now + KNOWN_FOR
         self._known.move_to_end(pair)
         if len(self._known) > self._entries:
             self._known.popitem(last=False)

@@ -123,7 +123,7 @@ class MtaServer(ESMTP):
         self.wire.auth = self._auth_state()
         self.deadline = now + (HANDSHAKE if secure else factory.settings.smtp.timeout)
         transport.registerProducer(self, True)
-        crowded = len(factory.sessions) >= factory.settings.smtp.connections
+        crowded = factory.sessions.total >= factory.settings.smtp.connections
         factory.sessions.add(self)
         telling.connected(self)
         if crowded or factory.sessions.draining:

@@ -7,6 +7,8 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ..policy.tally import Tally
+
 SWEEP = 1.0
 """Seconds between two looks at the deadlines, and so how late one may be noticed."""
 
@@ -38,20 +40,29 @@ class Sessions:
         self._open: set[Session] = set()
         self._sweep: IDelayedCall | None = None
         self._drained: list[Deferred[None]] = []
+        self.tally = Tally()
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def total(self) -> int:
+        """How many there are in all processes of the service."""
+        return self.tally.total("")
+
     def add(self, session: Session) -> None:
         """A session has begun."""
         self._open.add(session)
+        self.tally.add("")
         if self._sweep is None:
             self._sweep = self._clock.callLater(SWEEP, self._look)
 
     def remove(self, session: Session) -> None:
         """A session is over."""
-        self._open.discard(session)
+        if session in self._open:
+            self._open.remove(session)
+            self.tally.remove("")
         if not self._open:
             if self._sweep is not None:
                 self._sweep.cancel()
