@@ -10,6 +10,7 @@ import dns.message
 import dns.rrset
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.trial.unittest import TestCase
 
@@ -136,6 +137,25 @@ class DatagramTests(TestCase):
             query = dns.message.make_query("d.example", "MX")
             # The kernel refuses to connect a datagram socket to the broadcast address, as it does without a route.
             self.assertIsNone(await Exchanger(reactor)(("255.255.255.255", 53), query, 30.0, False))
+
+        return run(scenario())
+
+    def test_no_way_to_the_server(self) -> Deferred[Any]:
+        """The kernel refuses to send at all; the socket is closed."""
+
+        async def scenario() -> None:
+            self.assertIsNone(await self.exchange(("255.255.255.255", 53), 60.0))
+
+        return run(scenario())
+
+    def test_no_port_is_free(self) -> Deferred[Any]:
+        def refuse(*args: Any, **more: Any) -> None:
+            raise CannotListenError("", 0, OSError(24, "Too many open files"))
+
+        self.patch(reactor, "listenUDP", refuse)
+
+        async def scenario() -> None:
+            self.assertIsNone(await self.exchange(("127.0.0.1", 53), 60.0))
 
         return run(scenario())
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import dns.exception
 import dns.message
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ClientFactory, DatagramProtocol, connectionDone
 from twisted.internet.protocol import Protocol as StreamProtocol
@@ -46,7 +47,7 @@ class Exchanger:
         else:
             try:
                 self._reactor.listenUDP(0, _Udp(waiting, server), interface="::" if ":" in server[0] else "")
-            except OSError:
+            except (OSError, CannotListenError):  # no descriptor or port is free, or no such family
                 waiting.end(None)
         return await waiting.done
 

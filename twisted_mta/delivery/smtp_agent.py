@@ -2,6 +2,9 @@
 
 Source: RFC 5321 §5.1 (which hosts, in which order), §4.5.4.1 (what to do after a failure), RFC 7435 (opportunistic
 TLS), RFC 2033 (LMTP).
+
+Where a connection is lost between the final dot and its answer, the message is deferred with 4.4.2 and may arrive
+twice: nobody but the server knows whether it has it, and losing it would be worse (RFC 5321 §4.5.3.2.6).
 """
 
 from __future__ import annotations
@@ -86,10 +89,9 @@ class _Agent:
     name = ""
     lmtp = False
 
-    def __init__(self, settings: Settings, reactor: Any, events: EventSink, tls: SSL.Context | None) -> None:
+    def __init__(self, settings: Settings, reactor: Any, events: EventSink) -> None:
         self._reactor = reactor
         self._events = events
-        self._context = tls
         self._opening: set[Deferred[MtaClient]] = set()
         self._pool = Pool(**_bounds(settings))
         self._take_over(settings)
@@ -103,6 +105,7 @@ class _Agent:
         self._hostname = settings.relay.hostname or settings.hostname or socket.gethostname()
         self._together = max(1, settings.relay.recipients_per_transaction)
         self._policy: TlsPolicy = "none"
+        self._context: SSL.Context | None = None
 
     async def _find(self, nexthop: str) -> Hops:
         raise NotImplementedError
@@ -255,7 +258,8 @@ class _Agent:
 
     async def _session(self, target: Target, deadline: float, policy: TlsPolicy) -> MtaClient:
         hostname, lmtp = self._hostname, self.lmtp
-        tls = ClientTls(self._tls_context(), target.host) if policy != "none" else None
+        context = self._context
+        tls = ClientTls(context, target.host) if context is not None and policy != "none" else None
         factory = MtaClientFactory(
             lambda: ClientConnection(hostname, tls=policy, lmtp=lmtp),
             self._reactor,
@@ -274,11 +278,6 @@ class _Agent:
             return await opening
         finally:
             self._opening.discard(opening)
-
-    def _tls_context(self) -> SSL.Context:
-        if self._context is None:
-            self._context = client_context()
-        return self._context
 
 
 @implementer(IDeliveryAgent)
@@ -302,11 +301,13 @@ class SmtpAgent(_Agent):
         hops: NextHops | None = None,
     ) -> None:
         self._hops = hops or NextHops(settings, resolver, rng)
-        super().__init__(settings, reactor, events, tls or client_context(settings.tls.minimum))
+        self._given = tls
+        super().__init__(settings, reactor, events)
 
     def _take_over(self, settings: Settings) -> None:
         super()._take_over(settings)
         self._policy = settings.relay.tls
+        self._context = self._given or client_context(settings.tls.minimum)
         self._hops.reconfigure(settings)
 
     async def _find(self, nexthop: str) -> Hops:
@@ -332,7 +333,7 @@ class LmtpAgent(_Agent):
         rng: random.Random | None = None,
     ) -> None:
         self._hops = NextHops(settings, resolver, rng)
-        super().__init__(settings, reactor, events, None)
+        super().__init__(settings, reactor, events)
 
     async def _find(self, nexthop: str) -> Hops:
         kind, _, place = nexthop.partition(":")
