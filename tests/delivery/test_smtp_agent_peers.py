@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
+import trustme
+from aiosmtpd.controller import Controller
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
@@ -12,6 +15,7 @@ from twisted.trial.unittest import TestCase
 from tests.delivery.sending import BODY, Content, make_job, settings
 from tests.peers.exact import ExactSink
 from tests.peers.postfix import SmtpSink
+from tests.peers.process import free_port
 from twisted_mta.delivery.interfaces import Job, Result
 from twisted_mta.delivery.smtp_agent import SmtpAgent
 from twisted_mta.queue.interfaces import CHUNK
@@ -143,3 +147,36 @@ class ExactTests(Case):
     def test_stock_client_lets_this_out(self) -> Deferred[None]:
         """A line end as the last octets of a chunk and a lone dot as the first of the next."""
         return self.check(Content([(b"x" * 70 + b"\r\n") * (CHUNK // 72), b".\r\nMAIL FROM:<evil@example.org>\r\n"]))
+
+
+class TlsTests(Case):
+    """STARTTLS of aiosmtpd, that is of Python's ssl."""
+
+    def test_large_content_under_tls(self) -> Deferred[None]:
+        taken: list[bytes] = []
+
+        class Handler:
+            """aiosmtpd's hook."""
+
+            async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+                taken.append(envelope.content)
+                return "250 2.0.0 taken"
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("sink.example").configure_cert(context)
+        controller = Controller(
+            Handler(), hostname="127.0.0.1", port=free_port(), tls_context=context, require_starttls=True
+        )
+        controller.start()
+        self.addCleanup(controller.stop)
+        agent = self.agent(controller.port, tls="encrypt")
+        pieces = [(b"." + b"x" * 69 + b"\r\n") * (CHUNK // 72)] * 10
+
+        async def scenario() -> None:
+            for reused in (False, True):
+                (result,) = await agent.deliver(self.job("x@example.org", content=Content(pieces)))
+                self.assertEqual((result.reply.code, result.reused), (250, reused))
+                self.assertTrue(result.tls.startswith("TLSv1.3 "))
+            self.assertEqual(taken, [b"".join(pieces)] * 2)
+
+        return Deferred.fromCoroutine(scenario())
