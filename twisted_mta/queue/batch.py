@@ -179,12 +179,12 @@ class Batch:
         totals.bytes -= message.size
         if message.customer:
             self.usage(message.customer).queue(-1, -message.size)
-        self.done(message)
+        self.done(mid, message)
 
-    def done(self, message: Message) -> None:
+    def done(self, mid: bytes, message: Message) -> None:
         """Put on record that no recipient of the message is left."""
         done = Done(time=self.now, id=message.id, seconds=max(0.0, self.now - message.arrived))
-        self.tell((done,))
+        self.add_story(mid, encode((done,)))
         self.events.append(done)
 
     def trash(self, mid: bytes) -> None:

@@ -109,7 +109,7 @@ class Accept(Operation):
             # Nobody is to get it: it is at its end already.
             if self._spooled:
                 batch.trash(key)
-            batch.done(self._message)
+            batch.done(key, self._message)
             return
         if self._spooled:
             batch.txn.delete(key, db=batch.tables.spool)
@@ -195,7 +195,7 @@ class TakeDue(Operation):
         self._limit = limit
         self._rearm = rearm
 
-    def apply(self, batch: Batch) -> list[Claim]:
+    def apply(self, batch: Batch) -> Iterator[list[Claim]]:
         lane = self._lane
         txn, tables = batch.txn, batch.tables
         key = lane_key(lane.destination, lane.customer)
@@ -215,7 +215,9 @@ class TakeDue(Operation):
             if message.chunks <= 1:
                 content = txn.get(chunk_key(mid, 0), db=tables.content) if message.chunks else b""
             claims.append(Claim(message, begun, content))
-        return claims
+            yield claims
+        if not claims:
+            yield claims
 
     def _forget(self, batch: Batch, lane: bytes, mid: bytes, until: bytes) -> None:
         with batch.txn.cursor(batch.tables.due) as cursor:
