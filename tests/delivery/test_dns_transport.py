@@ -140,14 +140,6 @@ class DatagramTests(TestCase):
 
         return run(scenario())
 
-    def test_no_way_to_the_server(self) -> Deferred[Any]:
-        """The kernel refuses to send at all; the socket is closed."""
-
-        async def scenario() -> None:
-            self.assertIsNone(await self.exchange(("255.255.255.255", 53), 60.0))
-
-        return run(scenario())
-
     def test_no_port_is_free(self) -> Deferred[Any]:
         def refuse(*args: Any, **more: Any) -> None:
             raise CannotListenError("", 0, OSError(24, "Too many open files"))
