@@ -108,7 +108,7 @@ class CrashTests(SynchronousTestCase):
                     self.one_round(mta, ledger, number, chance)
                     kills.append(time.time())
                     mta.start()
-                mta.wait_empty(60)
+                mta.wait_empty(150)  # what was under way at a kill is armed for a while, lest a crash repeats itself
                 self.balance(mta, ledger, arrivals(sink), kills)
 
     def one_round(self, mta: Mta, ledger: Ledger, number: int, chance: random.Random) -> None:
