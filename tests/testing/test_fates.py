@@ -352,6 +352,16 @@ class LifeTests(WorldCase):
         self.server.advance(HOUR)
         self.assertEqual(remote.taken, [(ANNA, BOB)])
 
+    def test_stop_while_a_connection_is_being_opened(self) -> None:
+        """An attempt that the agent gives up at once is the last under way: the stop goes on all the same."""
+        remote = self.server.remote("else.example", failure="timeout")
+        self.server.send(ANNA, BOB, auth=ANNA)
+        self.server.stop()
+        remote.recover()
+        self.server.start()
+        self.server.advance(2 * MINUTE)
+        self.assertEqual(remote.taken, [(ANNA, BOB)])
+
     def test_stop_while_a_message_comes_in(self) -> None:
         client = self.server.connect()
         client.say("EHLO client.example", "MAIL FROM:<x@y.example>", f"RCPT TO:<{ANNA}>", "DATA", "Subject: half", "")

@@ -360,9 +360,8 @@ class Scheduler:
                 call.cancel()
         self._run_call = self._tick_call = None
         self._put_back()
-        self._quiet = Deferred()
+        self._quiet = quiet = Deferred[None]()  # an agent that gives up at once may fire it
         agents = DeferredList([maybeDeferred(agent.stop) for agent in self._agents.values()], consumeErrors=True)
-        quiet = self._quiet
         self._check_quiet()
         await self._within(quiet, STOP, "attempts under way")
         for entry in list(self._under_way):
