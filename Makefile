@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twisted-mta needs Python 3.11 or later: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/python || { echo "Making $(VENV) …"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing twisted-mta and its tools into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
 demo: $(STAMP)  ## the real service on loopback, with one message of each fate; Ctrl-C ends it
