@@ -69,8 +69,10 @@ class Looking(CliCase):
         self.assertEqual(found[0], {
             "id": slow.id, "destination": "smtp:slow.example", "customer": "acme", "state": "queued",
             "sender": "anna@acme.example",
-            "recipients": [{"address": "erin@slow.example", "original": "erin@slow.example"},
-                           {"address": "fay@slow.example", "original": "fay@slow.example"}],
+            "recipients": [
+                {"address": "erin@slow.example", "original": "erin@slow.example", "notify": "", "orcpt": ""},
+                {"address": "fay@slow.example", "original": "fay@slow.example", "notify": "", "orcpt": ""},
+            ],
             "size": 86, "arrived": slow.arrived, "expires": slow.expires, "attempts": 3,
             "last_attempt": self.clock.now - 1800, "next_attempt": self.clock.now + 700, "last_reply": SLOW,
             "last_status": "4.4.1", "last_host": "", "message_id": "<1@acme.example>",

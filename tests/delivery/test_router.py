@@ -131,6 +131,26 @@ class Aliases(Case):
         originals = {it.original for delivery in routing.deliveries for it in delivery.recipients}
         self.assertEqual(originals, {"sales@isp.example"})
 
+    def test_wishes_for_reports_follow(self) -> None:
+        """RFC 3461 §5.2.7: and where two ways lead to one address, whoever wants a report gets it."""
+        self.directory.aliases = {"info@isp.example": ("c@x.example",), "sales@isp.example": ("c@x.example",)}
+        router = Router(Settings(), self.directory)
+
+        def recipients(*wishes: tuple[str, str]) -> Recipient:
+            given = [
+                Recipient(*(f"{name}@isp.example",) * 2, *wish)
+                for name, wish in zip(("info", "sales"), wishes, strict=False)
+            ]
+            routing = self.successResultOf(Deferred.fromCoroutine(router.route(given, "")))
+            ((recipient,),) = [delivery.recipients for delivery in routing.deliveries]
+            return recipient
+
+        found = recipients(("SUCCESS", "rfc822;one"))
+        self.assertEqual((found.original, found.notify, found.orcpt), ("info@isp.example", "SUCCESS", "rfc822;one"))
+        self.assertEqual(recipients(("NEVER", ""), ("", "")).notify, "FAILURE,DELAY")
+        self.assertEqual(recipients(("SUCCESS", ""), ("DELAY", "")).notify, "SUCCESS,DELAY")
+        self.assertEqual(recipients(("NEVER", ""), ("NEVER", "")).notify, "NEVER")
+
     def test_of_aliases(self) -> None:
         self.directory.aliases |= {"a@isp.example": ("b@isp.example",), "b@isp.example": ("ann@isp.example",)}
         [delivery] = self.route("a@isp.example").deliveries

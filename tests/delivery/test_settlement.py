@@ -15,6 +15,7 @@ from twisted_mta.delivery.settlement import (
     bounced,
     connection_failed,
     judge,
+    named,
     suspended,
 )
 from twisted_mta.mail.envelope import Delivery, Message, Recipient
@@ -115,6 +116,29 @@ class Judging(Case):
         remaining = self.judge(BUSY, arrived=late, warned=True).remaining
         assert remaining is not None
         self.assertTrue(remaining.warned)
+
+    def succeed(self, notify: str, action: str = "delivered", **about: object) -> Verdict:
+        recipient = Recipient("a@example.org", "a@example.org", notify)
+        result = Result(recipient=recipient, reply=OK, action=action)  # type: ignore[arg-type]
+        retry = RetryPolicy(Queue(), random.Random(1))
+        about_it = message(**about)
+        return judge(about_it, delivery(), [result], began=NOW, now=NOW, retry=retry, delay_warning=HOUR)
+
+    def test_success_is_told_where_it_was_asked_for(self) -> None:
+        for action, told, relayed in (("delivered", 1, 0), ("relayed", 0, 1), ("passed", 0, 0)):
+            verdict = self.succeed("SUCCESS,FAILURE", action)
+            self.assertEqual((len(verdict.succeeded), len(verdict.relayed)), (told, relayed), action)
+            self.assertEqual([type(event) for event in verdict.events], [Delivered])
+        for notify in ("", "NEVER", "FAILURE,DELAY"):
+            verdict = self.succeed(notify)
+            self.assertEqual((verdict.succeeded, verdict.relayed), ((), ()), notify)
+        self.assertEqual(self.succeed("SUCCESS", sender="").succeeded, ())
+
+    def test_a_report_is_named_in_the_delivery(self) -> None:
+        verdict = self.succeed("SUCCESS")
+        (event,) = named(verdict.events, verdict.succeeded, "r1")
+        assert isinstance(event, Delivered)
+        self.assertEqual(event.report, "r1")
 
     def test_event_of_an_alias(self) -> None:
         verdict = judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,6 +13,7 @@ from zope.interface.verify import verifyObject
 
 from tests.delivery.sending import BODY, PUBLIC, PUBLIC2, Content, Scene, make_job, outcome
 from twisted_mta.delivery.interfaces import IDeliveryAgent, Result
+from twisted_mta.mail.envelope import Recipient
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import CHUNK, StoreUnavailable
 from twisted_mta.testing.peer import Behaviour
@@ -46,6 +48,31 @@ class DeliverTests(SynchronousTestCase):
         scene = Scene()
         scene.deliver(make_job(sender=""))
         self.assertIn("MAIL FROM:<> SIZE=23", scene.first.commands)
+
+    def test_wishes_for_reports_are_passed_on(self) -> None:
+        """RFC 3461 §5.2.1."""
+        job = make_job(*TWO, ret="HDRS", envid="e+2B1")
+        wish = Recipient(TWO[1], TWO[1], "SUCCESS,DELAY", "rfc822;y+40old.example")
+        job = msgspec.structs.replace(
+            job, delivery=msgspec.structs.replace(job.delivery, recipients=(job.delivery.recipients[0], wish))
+        )
+        for extensions in (("PIPELINING", "DSN"), ("DSN",)):
+            scene = Scene(Behaviour(extensions=extensions))
+            self.assertEqual([result.action for result in scene.deliver(job)], ["passed"] * 2)
+            commands = scene.first.commands
+            self.assertIn("MAIL FROM:<sender@isp.example> RET=HDRS ENVID=e+2B1", commands)
+            self.assertIn("RCPT TO:<x@example.org>", commands)
+            self.assertIn("RCPT TO:<y@example.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;y+40old.example", commands)
+
+    def test_wishes_for_reports_stay_here(self) -> None:
+        """RFC 3461 §5.2.2: to a server without DSN it is relayed."""
+        job = make_job(ret="HDRS", envid="e")
+        wish = Recipient("rcpt@example.org", "rcpt@example.org", "SUCCESS", "rfc822;y")
+        job = msgspec.structs.replace(job, delivery=msgspec.structs.replace(job.delivery, recipients=(wish,)))
+        scene = Scene()
+        self.assertEqual([result.action for result in scene.deliver(job)], ["relayed"])
+        self.assertIn("MAIL FROM:<sender@isp.example> SIZE=23", scene.first.commands)
+        self.assertIn("RCPT TO:<rcpt@example.org>", scene.first.commands)
 
     def test_few_writes(self) -> None:
         """A small message takes two writes: the envelope, and the content with its dot."""

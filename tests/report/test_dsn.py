@@ -9,6 +9,7 @@ from email.message import EmailMessage
 from email.message import Message as Parsed
 from email.utils import parsedate_to_datetime
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -63,6 +64,57 @@ def parse(raw: bytes) -> tuple[Parsed, str, list[Parsed], bytes]:
     parsed = email.message_from_bytes(raw)
     human, status, head = parsed.get_payload()
     return parsed, human.get_payload(decode=True).decode(), status.get_payload(), head.get_payload(decode=True)
+
+
+class Asked(SynchronousTestCase):
+    """What a sender asked for with the parameters of RFC 3461."""
+
+    def write(self, kind: str = "failed", content: bytes = HEAD + b"Body\r\n", **about: object) -> bytes:
+        address = "carl@example.org"
+        recipient = Recipient(address, address, "SUCCESS,FAILURE", "rfc822;Carl+2Bx@old.example")
+        one = notice(failure(recipient=recipient), kind=kind, head=content)
+        about = {"size": len(content), "ret": "FULL", "envid": "QQ+2B1"} | about
+        return write(msgspec.structs.replace(one, message=msgspec.structs.replace(one.message, **about)))
+
+    def test_fields(self) -> None:
+        _, _, fields, _ = parse(self.write(ret="HDRS"))
+        self.assertEqual(fields[0]["Original-Envelope-Id"], "QQ+1")
+        self.assertEqual(fields[1]["Original-Recipient"], "rfc822; Carl+x@old.example")
+        self.assertEqual(fields[1]["Final-Recipient"], "rfc822; carl@example.org")
+
+    def test_the_message_is_returned(self) -> None:
+        parsed = email.message_from_bytes(self.write())
+        returned = parsed.get_payload()[2]
+        self.assertEqual(returned.get_content_type(), "message/rfc822")
+        self.assertEqual(returned.get_payload()[0].get_payload(), "Body\r\n")
+        self.assertEqual(parsed["Content-Transfer-Encoding"], "7bit")
+
+    def test_eight_bit_is_returned_as_it_is(self) -> None:
+        raw = self.write(content=HEAD + "Grüße\r\n".encode())
+        parsed = email.message_from_bytes(raw)
+        self.assertEqual(parsed["Content-Transfer-Encoding"], "8bit")
+        self.assertIn("Grüße".encode(), raw)
+
+    def test_only_the_header(self) -> None:
+        for raw in (
+            self.write(ret="HDRS"),
+            self.write(ret=""),
+            self.write("delivered"),
+            self.write("relayed"),
+            self.write("delayed"),
+            self.write(size=100_000, chunks=2),
+        ):
+            returned = email.message_from_bytes(raw).get_payload()[2]
+            self.assertEqual(returned.get_content_type(), "text/rfc822-headers")
+            self.assertNotIn(b"Body", raw)
+
+    def test_success(self) -> None:
+        for kind, subject in (("delivered", "Delivered: "), ("relayed", "Relayed: ")):
+            parsed, human, fields, _ = parse(self.write(kind))
+            self.assertEqual(fields[1]["Action"], kind)
+            self.assertTrue(parsed["Subject"].startswith(subject))
+            self.assertIn("You get this because you asked for it.", " ".join(human.split()))
+            self.assertNotIn("Check the address", human)
 
 
 class Failed(SynchronousTestCase):

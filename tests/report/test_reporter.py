@@ -14,7 +14,7 @@ from twisted_mta.mail.events import Delayed, Reported, Routed
 from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.queue.interfaces import CHUNK, NewDelivery, Routing
 from twisted_mta.report.dsn import Failure
-from twisted_mta.report.reporter import Made, Reporter
+from twisted_mta.report.reporter import UNWANTED, Made, Reporter
 
 NOW = 1_800_000_000.0
 
@@ -40,7 +40,9 @@ class Case(SynchronousTestCase):
         self.router = FakeRouter()
         self.postmaster = ""
 
-    def report(self, what: str = "failed", address: str = "gone@example.org", **about: object) -> Made:
+    def report(
+        self, what: str = "failed", address: str = "gone@example.org", notify: str = "", **about: object
+    ) -> Made:
         settings = Settings(
             hostname="mx1.isp.example",
             local=Local(postmaster=self.postmaster),
@@ -49,7 +51,7 @@ class Case(SynchronousTestCase):
         reporter = Reporter(settings, lambda: "report0000000001", self.router, self.clock)
         values = {"id": "m", "arrived": NOW - 9, "sender": "bob@isp.example", "recipients": 1, "size": 1, "chunks": 1}
         message = Message(**values | {"expires": NOW + 99} | about)
-        failure = Failure(recipient=Recipient(address, address), reply=Reply(550, "5.1.1", "no"))
+        failure = Failure(recipient=Recipient(address, address, notify), reply=Reply(550, "5.1.1", "no"))
         made = reporter.report(what, message, "c1", [failure], b"Subject: x\r\n\r\n")  # type: ignore[arg-type]
         return self.successResultOf(Deferred.fromCoroutine(made))
 
@@ -102,6 +104,29 @@ class ToTheSender(Case):
             made = self.report()
             self.assertEqual((made.id, made.reports), ("", ()))
             self.assertIn("No such mailbox", made.fate)
+
+
+class Wishes(Case):
+    """NOTIFY (RFC 3461 §4.1)."""
+
+    def test_never(self) -> None:
+        for what in ("failed", "delayed", "delivered", "relayed"):
+            made = self.report(what, notify="NEVER")
+            self.assertEqual((made.id, made.reports, made.events), ("", (), ()))
+            self.assertEqual(made.of(made.silent[0]), ("", UNWANTED))
+
+    def test_only_what_was_asked_for(self) -> None:
+        for what, notify in (("failed", "DELAY"), ("delayed", "FAILURE"), ("delivered", "FAILURE"), ("relayed", "")):
+            self.assertEqual(self.report(what, notify=notify).reports, (), what)
+        for what, notify in (("failed", "FAILURE"), ("delayed", "DELAY"), ("delivered", "SUCCESS")):
+            made = self.report(what, notify=notify)
+            self.assertEqual(len(made.reports), 1, what)
+            self.assertEqual(made.silent, ())
+
+    def test_no_success_about_a_null_sender(self) -> None:
+        self.postmaster = "postmaster@isp.example"
+        for what in ("delivered", "relayed"):
+            self.assertEqual(self.report(what, notify="SUCCESS", sender="").reports, ())
 
 
 class NullSender(Case):

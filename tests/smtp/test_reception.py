@@ -164,6 +164,23 @@ class CommitTests(Case):
         self.assertEqual(routed.destinations, {"smtp:isp.example": ("ann@isp.example", "bob@isp.example")})
         self.assertEqual(self.client.read(), b"250 2.0.0 queued as " + message.id.encode() + b"\r\n")
 
+    def test_wishes_for_reports(self) -> None:
+        """RFC 3461: kept as given, for the recipients that came with them."""
+        client = self.greet(self.world)
+        client.say(
+            "MAIL FROM:<joe@far.example> RET=hdrs ENVID=QQ+2B1",
+            "RCPT TO:<ann@isp.example>",
+            "RCPT TO:<bob@isp.example> NOTIFY=never ORCPT=rfc822;b+40c",
+            "DATA",
+            "Subject: x",
+            "",
+            ".",
+        )
+        ((new, _),) = self.world.store.messages
+        self.assertEqual((new.message.ret, new.message.envid), ("HDRS", "QQ+2B1"))
+        found = [(to.address, to.notify, to.orcpt) for to in new.deliveries[0].recipients]
+        self.assertEqual(found, [("ann@isp.example", "", ""), ("bob@isp.example", "NEVER", "rfc822;b+40c")])
+
     def test_charge(self) -> None:
         client = self.greet(self.world, logged_in=True)
         client.send(MESSAGE, recipient="joe@far.example", sender="ann@isp.example")

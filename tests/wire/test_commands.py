@@ -71,12 +71,23 @@ class MailTests(Case):
         self.assertEqual(command.params, {"SIZE": "1000", "BODY": "8bitmime", "AUTH": "ann+40isp.example"})
         self.assertEqual(c.mail("FROM:<a@b.example> BODY=7BIT AUTH=<>").body, "7BIT")
 
+    def test_what_to_return_in_reports(self) -> None:
+        command = c.mail("FROM:<ann@isp.example> ret=full envid=QQ+2B314159")
+        self.assertEqual(command.params, {"RET": "full", "ENVID": "QQ+2B314159"})
+
     def test_parameters_refused(self) -> None:
         for words, code in (
             ("FOO=bar", 555),
             ("FOO", 555),
             ("SMTPUTF8", 555),
-            ("RET=FULL", 555),
+            ("RET=ALL", 501),
+            ("RET", 501),
+            ("RET=FULL RET=HDRS", 501),
+            ("ENVID", 501),
+            ("ENVID=a+4", 501),
+            ("ENVID=a+0D+0A", 501),
+            ("ENVID=" + "x" * 101, 501),
+            ("NOTIFY=NEVER", 555),
             ("SIZE=1 SIZE=1", 501),
             ("SIZE=1 size=2", 501),
             ("SIZE", 501),
@@ -104,6 +115,12 @@ class RcptTests(Case):
         for path in ("postmaster", "Postmaster", "POSTMASTER"):
             self.assertEqual(c.rcpt(f"TO:<{path}>"), c.Rcpt("postmaster", False))
 
+    def test_reports(self) -> None:
+        command = c.rcpt("TO:<bob@isp.example> notify=delay,Success ORCPT=rfc822;Bob+40old.example")
+        self.assertEqual((command.notify, command.orcpt), ("SUCCESS,DELAY", "rfc822;Bob+40old.example"))
+        command = c.rcpt("TO:<postmaster> NOTIFY=NEVER")
+        self.assertEqual((command.recipient, command.notify, command.orcpt), ("postmaster", "NEVER", ""))
+
     def test_source_route(self) -> None:
         self.assertEqual(c.rcpt("TO:<@a.example,@[192.0.2.1]:joe@far.example>"), c.Rcpt("joe@far.example", True))
 
@@ -121,7 +138,18 @@ class RcptTests(Case):
             ("TO:<joe%far.example>", 501),
             ("TO:ann@isp.example", 501),
             ("FROM:<ann@isp.example>", 501),
-            ("TO:<ann@isp.example> NOTIFY=NEVER", 555),
+            ("TO:<ann@isp.example> NOTIFY=NEVER,SUCCESS", 501),
+            ("TO:<ann@isp.example> NOTIFY=SUCCESS,SUCCESS", 501),
+            ("TO:<ann@isp.example> NOTIFY=SUCCESS,", 501),
+            ("TO:<ann@isp.example> NOTIFY=ALWAYS", 501),
+            ("TO:<ann@isp.example> NOTIFY", 501),
+            ("TO:<ann@isp.example> NOTIFY=DELAY NOTIFY=DELAY", 501),
+            ("TO:<ann@isp.example> ORCPT=ann@isp.example", 501),
+            ("TO:<ann@isp.example> ORCPT=rfc822;", 501),
+            ("TO:<ann@isp.example> ORCPT=rfc822;a+0Ab", 501),
+            ("TO:<ann@isp.example> ORCPT=-;a", 501),
+            ("TO:<ann@isp.example> ORCPT=rfc822;" + "a" * 500, 501),
+            ("TO:<ann@isp.example> RET=FULL", 555),
         ):
             self.assertEqual(self.code(c.rcpt, argument)[0], code, argument)
 

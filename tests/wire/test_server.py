@@ -257,7 +257,7 @@ class LineTests(SynchronousTestCase):
         for start, limit in (
             (b"NOOP ", 512),
             (b"FOO ", 512),
-            (b"MAIL FROM:<a@b.example> ", 1055),
+            (b"MAIL FROM:<a@b.example> ", 1171),
             (b"AUTH PLAIN ", 12288),
         ):
             for extra in (0, 1):

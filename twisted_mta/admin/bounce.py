@@ -56,7 +56,7 @@ class Bouncer:
             recipients=tuple(recipient.address for recipient in delivery.recipients),
         )
         ends: list[HistoryEvent] = [
-            bounced(message, delivery, Result(recipient=f.recipient, reply=self._reply), f, now, made.id, made.fate)
+            bounced(message, delivery, Result(recipient=f.recipient, reply=self._reply), f, now, *made.of(f))
             for f in failures
         ]
         self._told += [by, *ends, *made.events]

@@ -73,7 +73,10 @@ def delivery_value(message: Message, delivery: Delivery) -> dict[str, Any]:
         "customer": delivery.customer,
         "state": delivery.state,
         "sender": message.sender,
-        "recipients": [{"address": r.address, "original": r.original or r.address} for r in delivery.recipients],
+        "recipients": [
+            {"address": r.address, "original": r.original or r.address, "notify": r.notify, "orcpt": r.orcpt}
+            for r in delivery.recipients
+        ],
         "size": message.size,
         "arrived": message.arrived,
         "expires": message.expires,
@@ -90,5 +93,5 @@ def delivery_value(message: Message, delivery: Delivery) -> dict[str, Any]:
 def message_value(message: Message) -> dict[str, Any]:
     """A message as --json prints it."""
     names = ("id", "arrived", "sender", "recipients", "size", "expires", "body", "customer", "user", "client", "helo",
-             "protocol", "listener", "message_id", "kind")  # fmt: skip
+             "protocol", "listener", "message_id", "kind", "ret", "envid")  # fmt: skip
     return {name: getattr(message, name) for name in names}

@@ -63,7 +63,9 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reports(self) -> tuple[str, ...]:
         """The ids of the reports about it."""
-        found = [event.report for event in self.events if isinstance(event, Bounced | Delayed) and event.report]
+        found = [
+            event.report for event in self.events if isinstance(event, Delivered | Bounced | Delayed) and event.report
+        ]
         return tuple(dict.fromkeys(found))
 
     @property
@@ -105,7 +107,7 @@ def _end(event: Outcome, known: End | None) -> End:
         relay=event.relay,
         reply=event.reply,
         file=event.file if isinstance(event, Delivered) else "",
-        report=event.report if isinstance(event, Bounced) else "",
+        report=event.report if isinstance(event, Delivered | Bounced) else "",
         attempts=event.attempt,
         when=event.time,
         next_attempt=event.next_attempt if isinstance(event, Deferred) else None,

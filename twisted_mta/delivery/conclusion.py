@@ -14,12 +14,14 @@ from ..config.settings import Settings
 from ..mail.envelope import Delivery
 from ..mail.events import AnyEvent, HistoryEvent
 from ..queue.interfaces import CHUNK, IMessageStore, NewMessage, Settlement
+from ..report.dsn import Failure as Told
+from ..report.dsn import Kind
 from ..report.reporter import Reporter
 from .interfaces import Result
 from .lanes import Entry
 from .reroute import Rerouted
 from .retry import RetryPolicy
-from .settlement import Verdict, bounced, judge
+from .settlement import Verdict, bounced, judge, named
 from .settler import Ended, Settler
 
 
@@ -85,7 +87,7 @@ class Conclusions:
         events: tuple[HistoryEvent, ...],
         now: float,
     ) -> None:
-        if not verdict.failed and not verdict.warn:
+        if not (verdict.failed or verdict.warn or verdict.succeeded or verdict.relayed):
             self._settle(entry, remaining, events, events, ())
             return
         reporting = Deferred.fromCoroutine(self._report(entry, verdict, remaining, events, now))
@@ -101,14 +103,25 @@ class Conclusions:
     ) -> None:
         message, delivery = entry.message, entry.delivery
         head = await self._head(entry)
-        story = list(events)
-        told: list[AnyEvent] = list(events)
+        told: list[AnyEvent] = []
         reports: list[tuple[NewMessage, bytes]] = []
+        successes: tuple[tuple[Kind, tuple[Told, ...]], ...] = (
+            ("delivered", verdict.succeeded),
+            ("relayed", verdict.relayed),
+        )
+        for kind, those in successes:
+            if those:
+                made = await self._reporter.report(kind, message, delivery.customer, those, head)
+                events = named(events, those, made.id)
+                told += made.events
+                reports += made.reports
+        story = list(events)
+        told[:0] = events
         if verdict.failed:
             failures = [failure for _, failure in verdict.failed]
             made = await self._reporter.report("failed", message, delivery.customer, failures, head)
             ends = [
-                bounced(message, delivery, result, failure, now, made.id, made.fate)
+                bounced(message, delivery, result, failure, now, *made.of(failure))
                 for result, failure in verdict.failed
             ]
             story += ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -19,6 +20,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     where it was the remote that spoke ("" when we never got that far), ``relay`` is "host[address]:port" or the
     agent's own word for the place; ``remote``: the reply's text is the remote's (RFC 3464 §2.3.6 Diagnostic-Code
     smtp) and not ours.  ``file`` is the Maildir file's path.  ``reused``: on a connection opened for earlier mail.
+    ``action`` is what a 2yz means: in the mailbox; given to a next hop that sends no reports of success (RFC 3461
+    §5.2.2); or to one that has to send them now (§5.2.1).
     """
 
     recipient: Recipient
@@ -30,6 +33,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
     reused: bool = False
     seconds: float = 0.0
+    action: Literal["delivered", "relayed", "passed"] = "delivered"
 
 
 class IContent(Interface):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import msgspec
 from zope.interface import implementer
 
 from ..config.settings import Settings
 from ..directory.interfaces import IDirectory, Resolution
 from ..mail.address import domain_of, local_of, lookup_key, quote_local
-from ..mail.envelope import Recipient
+from ..mail.envelope import Occasion, Recipient
 from ..mail.status import MailError, Reply
 from ..queue.interfaces import IRouter, NewDelivery, Routing
 
@@ -101,7 +102,8 @@ class Router:
         if found.detail:
             address = f"{_with_detail(local_of(mailbox), self._delimiter + found.detail)}@{domain_of(mailbox)}"
         if address != recipient.address:
-            recipient = Recipient(address, recipient.original or recipient.address)
+            original = recipient.original or recipient.address
+            recipient = Recipient(address, original, recipient.notify, recipient.orcpt)
         return self._lmtp or f"maildir:{domain_of(mailbox)}", recipient
 
     async def _expand(self, recipient: Recipient, gathered: _Gathered) -> None:
@@ -118,7 +120,7 @@ class Router:
             if key in seen:
                 continue
             seen.add(key)
-            here = Recipient(address, original)
+            here = Recipient(address, original, recipient.notify, recipient.orcpt)
             try:
                 found = await self._directory.resolve(address)
             except MailError as error:
@@ -162,7 +164,10 @@ class _Gathered:
         self._by_destination: dict[str, dict[str, Recipient]] = {}
 
     def add(self, destination: str, recipient: Recipient) -> None:
-        self._by_destination.setdefault(destination, {}).setdefault(recipient.address, recipient)
+        found = self._by_destination.setdefault(destination, {})
+        known = found.setdefault(recipient.address, recipient)
+        if known.notify != recipient.notify:  # two ways to one address: whoever wants a report gets it
+            found[recipient.address] = msgspec.structs.replace(known, notify=_either(known, recipient))
 
     def routing(self) -> Routing:
         deliveries = tuple(
@@ -170,6 +175,12 @@ class _Gathered:
             for destination, recipients in self._by_destination.items()
         )
         return Routing(deliveries, self.expanded, tuple(self.refused))
+
+
+def _either(one: Recipient, other: Recipient) -> str:
+    """The NOTIFY that covers what each of two asks for (RFC 3461 §4.1)."""
+    occasions: tuple[Occasion, ...] = ("SUCCESS", "FAILURE", "DELAY")
+    return ",".join(it for it in occasions if one.wants(it) or other.wants(it)) or "NEVER"
 
 
 def _with_detail(local: str, tail: str) -> str:

@@ -1,6 +1,7 @@
 """What becomes of a delivery after an attempt.  Pure: results in, recipients that stay and events out.
 
-Source: RFC 5321 §4.5.4 (retry, give up), §6.1 (notify the sender), RFC 3463 (status codes).
+Source: RFC 5321 §4.5.4 (retry, give up), §6.1 (notify the sender), RFC 3463 (status codes),
+RFC 3461 §5.2 (who is told of a success).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     ``remaining`` is the delivery that stays queued, None if no recipient does.  ``events`` are those of the recipients
     that were delivered or deferred; ``failed`` are the others, whose events must name the report about them.
-    ``warn``: the sender should hear that the deferred recipients are late; ``late`` says it of each.
+    ``warn``: the sender should hear that the deferred recipients are late; ``late`` says it of each.  ``succeeded`` and
+    ``relayed`` are those of whom the sender wants to hear that they have it, or that it went beyond such reports.
     """
 
     remaining: Delivery | None
@@ -40,6 +42,8 @@ class Verdict(msgspec.Struct, frozen=True):
     failed: tuple[tuple[Result, Failure], ...] = ()
     warn: bool = False
     late: tuple[Failure, ...] = ()
+    succeeded: tuple[Failure, ...] = ()
+    relayed: tuple[Failure, ...] = ()
 
 
 def judge(
@@ -58,24 +62,28 @@ def judge(
     ``began`` is when it began, ``now`` when it ended.  ``not_before``: a deferred delivery is not tried again earlier,
     for destinations that are known to be dead; the lifetime's end holds all the same.
     """
-    if len(results) == 1 and results[0].reply.positive:  # nearly always
+    if len(results) == 1 and results[0].reply.positive and not results[0].recipient.notify:  # nearly always
         return Verdict(None, (_outcome(Delivered, message, delivery, results[0], now, file=results[0].file),))
     events: list[HistoryEvent] = []
     failed: list[tuple[Result, Failure]] = []
     deferred: list[Result] = []
+    succeeded: dict[str, list[Failure]] = {"delivered": [], "relayed": [], "passed": []}
     for result in results:
         if result.reply.positive:
             events.append(_outcome(Delivered, message, delivery, result, now, file=result.file))
+            if message.sender and result.recipient.notify and result.recipient.wants("SUCCESS"):
+                succeeded[result.action].append(_failure(result, now))
         elif result.reply.permanent:
             failed.append((result, _failure(result, now)))
         else:
             deferred.append(result)
+    told = (tuple(succeeded["delivered"]), tuple(succeeded["relayed"]))
     if not deferred:
-        return Verdict(None, tuple(events), tuple(failed))
+        return Verdict(None, tuple(events), tuple(failed), False, (), *told)
     due = retry.next_attempt(delivery.attempts, now, message.expires)
     if due is None:
         failed.extend((result, _failure(result, now, expired=True)) for result in deferred)
-        return Verdict(None, tuple(events), tuple(failed))
+        return Verdict(None, tuple(events), tuple(failed), False, (), *told)
     due = min(max(due, not_before), message.expires)
     events.extend(_outcome(Deferred, message, delivery, result, now, next_attempt=due) for result in deferred)
     last = deferred[-1]
@@ -85,6 +93,7 @@ def judge(
         and message.sender
         and message.kind != "dsn"
         and now - message.arrived >= delay_warning
+        and any(result.recipient.wants("DELAY") for result in deferred)
     )
     remaining = msgspec.structs.replace(
         delivery,
@@ -97,7 +106,7 @@ def judge(
         warned=delivery.warned or warn,
     )
     late = tuple(_failure(result, now) for result in deferred) if warn else ()
-    return Verdict(remaining, tuple(events), tuple(failed), warn, late)
+    return Verdict(remaining, tuple(events), tuple(failed), warn, late, *told)
 
 
 def bounced(
@@ -108,6 +117,17 @@ def bounced(
         Bounced, message, delivery, result, now, expired=failure.expired, report=report, fate="" if report else fate
     )
     return msgspec.structs.replace(event, status=EXPIRED) if failure.expired else event
+
+
+def named(events: tuple[HistoryEvent, ...], those: Sequence[Failure], report: str) -> tuple[HistoryEvent, ...]:
+    """The events, with ``report`` as the one about the deliveries to ``those``."""
+    addresses = {one.recipient.address for one in those}
+    return tuple(
+        msgspec.structs.replace(event, report=report)
+        if isinstance(event, Delivered) and event.recipient in addresses
+        else event
+        for event in events
+    )
 
 
 def connection_failed(results: Sequence[Result]) -> str:

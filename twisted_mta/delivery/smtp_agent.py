@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from OpenSSL import SSL
@@ -48,6 +48,7 @@ class _Spot(msgspec.Struct, frozen=True):
     host: str = ""
     tls: str = ""
     reused: bool = False
+    dsn: bool = False
 
 
 _NOWHERE = _Spot()
@@ -88,6 +89,7 @@ class _Agent:
 
     name = ""
     lmtp = False
+    _action: Literal["delivered", "relayed"] = "relayed"
 
     def __init__(self, settings: Settings, reactor: Any, events: EventSink) -> None:
         self._reactor = reactor
@@ -145,6 +147,7 @@ class _Agent:
                 tls=spot.tls,
                 reused=spot.reused,
                 seconds=seconds,
+                action="passed" if spot.dsn else self._action,
             )
             for recipient, (outcome, spot) in zip(job.delivery.recipients, _decided(attempt), strict=True)
         ]
@@ -166,7 +169,7 @@ class _Agent:
         group = attempt.pending[: self._together]
         client.deadline = attempt.deadline
         finished = await self._transfer(attempt, client, group)
-        spot = _Spot(client.place, client.host, client.tls, reused)
+        spot = _Spot(client.place, client.host, client.tls, reused, client.dsn)
         if finished.lost and not finished.dot_sent:
             self._lost(attempt, group, finished, spot)
         else:
@@ -187,7 +190,11 @@ class _Agent:
                     reply = Reply(451, "4.3.0", "The content of the message could not be read")
                 return Finished((Outcome(reply, False),) * len(group))
         addresses = tuple([recipients[index].address for index in group])
-        return await client.send(Transfer(message.sender, addresses, content.size, eight_bit), content)
+        wishes: tuple[tuple[str, str], ...] = ()
+        if client.dsn and any([recipients[index].notify or recipients[index].orcpt for index in group]):
+            wishes = tuple([(recipients[index].notify, recipients[index].orcpt) for index in group])
+        transfer = Transfer(message.sender, addresses, content.size, eight_bit, message.ret, message.envid, wishes)
+        return await client.send(transfer, content)
 
     def _note(self, attempt: _Attempt, group: list[int], finished: Finished, spot: _Spot) -> None:
         """The server has answered, or the content had gone out: what it said counts."""
@@ -323,6 +330,7 @@ class LmtpAgent(_Agent):
 
     name = "lmtp"
     lmtp = True
+    _action = "delivered"
 
     def __init__(
         self,

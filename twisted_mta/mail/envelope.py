@@ -12,13 +12,24 @@ import msgspec
 
 Body = Literal["7BIT", "8BITMIME"]
 State = Literal["queued", "held"]
+Occasion = Literal["SUCCESS", "FAILURE", "DELAY"]
+Return = Literal["", "FULL", "HDRS"]
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True):
-    """One recipient: where the mail goes now, and what the sender wrote before aliases were expanded."""
+    """One recipient: where the mail goes now, and what the sender wrote before aliases were expanded.
+
+    ``notify`` and ``orcpt`` are RFC 3461's NOTIFY (upper case) and ORCPT (in xtext, as given), "" where not given.
+    """
 
     address: str
     original: str
+    notify: str = ""
+    orcpt: str = ""
+
+    def wants(self, occasion: Occasion) -> bool:
+        """Whether the sender is to be told of this.  Without NOTIFY: of failures and delays (RFC 3461 §4.1)."""
+        return occasion in self.notify if self.notify else occasion != "SUCCESS"
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
@@ -27,6 +38,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     ``id`` is time-ordered and unique over processes and restarts.  ``customer`` is "" for mail that is nobody's
     submission (the world on port 25).  ``protocol`` is the ``with`` keyword of RFC 3848.  ``expires`` is when a
     deferred recipient is given up.  ``kind`` is "dsn" for reports of our own: a report about a report is never sent.
+    ``ret`` and ``envid`` are the RET and ENVID of RFC 3461 (the latter in xtext, as given), "" where not given.
     """
 
     id: str
@@ -45,6 +57,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     listener: str = ""
     message_id: str = ""
     kind: Literal["mail", "dsn", "local"] = "mail"
+    ret: Return = ""
+    envid: str = ""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):

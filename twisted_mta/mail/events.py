@@ -140,9 +140,11 @@ class Outcome(Event, frozen=True):
 
 
 class Delivered(Outcome, frozen=True, tag="deliver"):
-    """The next hop, or the mailbox, took it.  ``file`` names the Maildir file."""
+    """The next hop, or the mailbox, took it.  ``file`` names the Maildir file; ``report`` is the id of the DSN that the
+    sender asked for (RFC 3461), "" for none."""
 
     file: str = ""
+    report: str = ""
 
 
 class Deferred(Outcome, frozen=True, tag="defer"):

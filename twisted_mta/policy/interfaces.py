@@ -62,6 +62,7 @@ class Transaction:
 
     sender: str
     started: float
+    ``wishes`` are NOTIFY and ORCPT (RFC 3461) of the recipients that came with one, by their place in ``recipients``.
     size: int = 0
     body: Body = "7BIT"
     params: dict[str, str] = attrs.Factory(dict)
@@ -71,6 +72,7 @@ class Transaction:
 
 class IPolicy(Interface):
     """A stage of the pipeline.  Each hook answers None (go on) or the :class:`Reply` that refuses.
+    wishes: dict[int, tuple[str, str]] | None = None
 
     Hooks are coroutines; stages run in order and the first refusal ends the hook.  ``421`` closes the session.  A hook
     that raises a :class:`~twisted_mta.mail.status.MailError` refuses with its reply; of a

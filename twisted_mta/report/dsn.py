@@ -1,10 +1,11 @@
 """Delivery status notifications, written out.  Pure: values in, the octets of a message out.
 
 Source: RFC 3464 (message/delivery-status), RFC 6522 (multipart/report, text/rfc822-headers), RFC 3834 §5
-(Auto-Submitted), RFC 5321 §6.1 (who is told what), RFC 5322 §3.6 (header fields).
+(Auto-Submitted), RFC 3461 §6 (what is in them), RFC 5321 §6.1 (who is told what), RFC 5322 §3.6 (header fields).
 
 The whole is 7bit, whatever the original's header or a remote's words hold: quoted-printable where it must be (allowed
 for text/rfc822-headers by RFC 6522 §4), and in the machine-readable fields, which are ASCII by their grammar, escapes.
+Only where a sender asks to have its message back (RET=FULL, RFC 3461 §4.3), and that is 8bit, the report is too.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Literal
 
 import msgspec
 
-from ..mail.envelope import Message, Recipient
+from ..mail.envelope import Message, Occasion, Recipient
 from ..mail.status import Reply
+from ..wire.notification import decode_envid, decode_orcpt
 from .words import advice, opening, outlook
 
 HEAD_LIMIT = 64 << 10
@@ -30,11 +32,19 @@ HEAD_LIMIT = 64 << 10
 LINE = 76
 """Characters of a line that we write, RFC 5322 §2.1.1's 78 less some air."""
 
-Kind = Literal["failed", "delayed"]
+Kind = Literal["failed", "delayed", "delivered", "relayed"]
+"""What has come of the recipients of a report: the Action of RFC 3464 §2.3.3."""
+OCCASIONS: dict[Kind, Occasion] = {
+    "failed": "FAILURE",
+    "delayed": "DELAY",
+    "delivered": "SUCCESS",
+    "relayed": "SUCCESS",
+}
+"""What a sender has to ask for to get a report (RFC 3461 §4.1)."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """What is reported of one recipient.
+    """What is reported of one recipient, which for some kinds of report is no failure.
 
     ``host`` and ``remote`` are as in an agent's result: who spoke, and whether ``reply`` is the remote's own.
     ``expired``: it is given up because the lifetime is over.  ``last_attempt`` is seconds since the epoch.
@@ -70,12 +80,26 @@ def write(notice: Notice) -> bytes:
     parts = [
         _part("text/plain; charset=utf-8", _human(notice), "Notification"),
         _part("message/delivery-status", _status(notice), "Delivery report", fields=True),
-        _part("text/rfc822-headers; charset=utf-8", header_section(notice.head), "Header of the message"),
+        _returned(notice),
     ]
     boundary = _boundary(parts)
     mark = b"--" + boundary.encode("ascii")
     body = b"".join(mark + b"\r\n" + part + b"\r\n" for part in parts) + mark + b"--\r\n"
-    return "\r\n".join((*_header(notice, boundary), "", "")).encode("ascii") + body
+    encoding = "7bit" if parts[-1].isascii() else "8bit"
+    return "\r\n".join((*_header(notice, boundary, encoding), "", "")).encode("ascii") + body
+
+
+def _returned(notice: Notice) -> bytes:
+    """The third part: the message, if it failed, RET=FULL and it is small; else its header section."""
+    message, content = notice.message, notice.head
+    if notice.kind != "failed" or message.ret != "FULL" or message.chunks != 1 or len(content) != message.size:
+        return _part("text/rfc822-headers; charset=utf-8", header_section(content), "Header of the message")
+    encoding = "7bit" if content.isascii() else "8bit"
+    head = (
+        "Content-Description: Returned message\r\nContent-Type: message/rfc822\r\n"
+        f"Content-Transfer-Encoding: {encoding}\r\n\r\n"
+    )
+    return head.encode("ascii") + content
 
 
 def header_section(content: bytes, limit: int = HEAD_LIMIT) -> bytes:
@@ -107,10 +131,14 @@ def field(head: bytes, name: bytes) -> str:
     return _cut(" ".join(text.split()), 200)
 
 
-def _header(notice: Notice, boundary: str) -> Iterable[str]:
+def _header(notice: Notice, boundary: str, encoding: str) -> Iterable[str]:
     host = _ascii(notice.hostname)
     if notice.kind == "delayed":
         subject = "Delayed: your message has not been delivered yet"
+    elif notice.kind == "delivered":
+        subject = "Delivered: your message has arrived"
+    elif notice.kind == "relayed":
+        subject = "Relayed: your message is on its way"
     elif notice.about_report:
         subject = "Undeliverable message without a sender"
     else:
@@ -127,7 +155,7 @@ def _header(notice: Notice, boundary: str) -> Iterable[str]:
     yield "Auto-Submitted: auto-replied"
     yield "MIME-Version: 1.0"
     yield f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"'
-    yield "Content-Transfer-Encoding: 7bit"
+    yield f"Content-Transfer-Encoding: {encoding}"
 
 
 def _human(notice: Notice) -> bytes:
@@ -147,7 +175,8 @@ def _human(notice: Notice) -> bytes:
             lines += _wrap(f"It stands for <{failure.recipient.address}>.", "    ")
         said = f"The mail server {failure.host} answered:" if failure.remote and failure.host else "The reason:"
         lines += ["    " + said, *_wrap(str(failure.reply), "        ")]
-        lines += _wrap(advice(notice.kind, failure.reply.status, failure.expired), "    ")
+        counsel = advice(notice.kind, failure.reply.status, failure.expired)
+        lines += _wrap(counsel, "    ") if counsel else []
     if notice.kind == "delayed":
         lines += ["", *_wrap(outlook(formatdate(notice.retry_until)), "")]
     lines += ["", *_wrap("The technical details and the header of the message follow for those who need them.", "")]
@@ -161,10 +190,13 @@ def _status(notice: Notice) -> bytes:
         f"X-Queue-ID: {notice.message.id}",
         f"Arrival-Date: {formatdate(notice.message.arrived)}",
     ]
+    envelope_id = decode_envid(notice.message.envid) if notice.message.envid else None
+    if envelope_id is not None:  # RFC 3464 §2.2.1
+        lines[:0] = [f"Original-Envelope-Id: {envelope_id}"]
     for failure in notice.failures:
         reply = failure.reply
         lines.append("")
-        lines.append(f"Original-Recipient: rfc822; {_original(failure.recipient)}")
+        lines.append(f"Original-Recipient: {_typed(failure.recipient)}")
         lines.append(f"Final-Recipient: rfc822; {failure.recipient.address}")
         lines.append(f"Action: {notice.kind}")
         lines.append(f"Status: {status_of(failure)}")
@@ -218,6 +250,12 @@ def _boundary(parts: Sequence[bytes]) -> str:
 
 def _original(recipient: Recipient) -> str:
     return recipient.original or recipient.address
+
+
+def _typed(recipient: Recipient) -> str:
+    """The address that the sender wrote, with its type: by ORCPT, or as it came to us (RFC 3464 §2.3.1)."""
+    named = decode_orcpt(recipient.orcpt) if recipient.orcpt else None
+    return f"{named[0]}; {named[1]}" if named else f"rfc822; {_original(recipient)}"
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,7 @@
 """Makes reports: decides who is told, writes the DSN, and routes it.
 
-Source: RFC 5321 §4.5.5 and §6.1 (reports have the null sender; none is sent about a null sender), RFC 3464 §2.
+Source: RFC 5321 §4.5.5 and §6.1 (reports have the null sender; none is sent about a null sender), RFC 3464 §2,
+RFC 3461 §4.1 and §5.2 (NOTIFY).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ..mail.envelope import Message, Recipient
 from ..mail.events import Delayed, HistoryEvent, Reported, Routed
 from ..mail.status import MailError
 from ..queue.interfaces import CHUNK, IRouter, NewDelivery, NewMessage, Routing
-from .dsn import Failure, Kind, Notice, write
+from .dsn import OCCASIONS, Failure, Kind, Notice, write
 
 TOLD = "reported"
 DROPPED_NO_POSTMASTER = "dropped: null sender, and no local.postmaster to tell"
 DROPPED_LOOP = "dropped: it was itself a report to the postmaster"
+UNWANTED = "none: the sender wants no report of this (NOTIFY)"
 DROPPED_UNKNOWN = "dropped: nobody to tell, the report's own address can't be reached: "
 
 
@@ -34,12 +36,20 @@ class Clock(Protocol):
 
 
 class Made(msgspec.Struct, frozen=True):
-    """A report, or why there is none: then ``id`` is "" and ``fate`` says what became of it."""
+    """A report, or why there is none: then ``id`` is "" and ``fate`` says what became of it.
+
+    ``silent`` are those of whom nothing is said, because the sender wants it so.
+    """
 
     id: str
     fate: str
     reports: tuple[tuple[NewMessage, bytes], ...] = ()
     events: tuple[HistoryEvent, ...] = ()
+    silent: tuple[Failure, ...] = ()
+
+    def of(self, failure: Failure) -> tuple[str, str]:
+        """``id`` and ``fate`` as they are for one of those whom the report was to be about."""
+        return ("", UNWANTED) if failure in self.silent else (self.id, self.fate)
 
 
 class Reporter:
@@ -69,16 +79,21 @@ class Reporter:
     ) -> Made:
         """One report about ``failures`` of ``message``.
 
-        ``head`` is the start of the original's content; ``lane_customer`` whose lane the report waits in.  It is due
-        at once.  Its events, ``Reported`` and ``Routed``, are in its own story too.
+        ``head`` is the start of the original's content, all of it where it has one chunk only; ``lane_customer`` whose
+        lane the report waits in.  It is due at once.  Its events, ``Reported`` and ``Routed``, are in its own story.
         """
+        silent = tuple([failure for failure in failures if not failure.recipient.wants(OCCASIONS[kind])])
+        if silent:
+            failures = [failure for failure in failures if failure not in silent]
+        if not failures:
+            return Made("", UNWANTED, silent=silent)
         to, refusal = self._addressee(kind, message, failures)
         if not to:
-            return Made("", refusal)
+            return Made("", refusal, silent=silent)
         routing = await self._route(to, lane_customer)
         if not routing.deliveries:
             words = "; ".join(str(reply) for _, reply in routing.refused)
-            return Made("", DROPPED_UNKNOWN + words)
+            return Made("", DROPPED_UNKNOWN + words, silent=silent)
         now = self._clock.seconds()
         own = self._new_id()
         message_id = f"<{own}@{self._hostname}>"
@@ -110,6 +125,7 @@ class Reporter:
             size=len(content),
             chunks=-(-len(content) // CHUNK),
             expires=now + self._lifetime,
+            body="7BIT" if content.isascii() else "8BITMIME",
             message_id=message_id,
             kind="dsn",
         )
@@ -124,13 +140,13 @@ class Reporter:
         if kind == "delayed":
             late = tuple(failure.recipient.address for failure in failures)
             events = (Delayed(time=now, id=message.id, recipients=late, report=own), *events)
-        return Made(own, TOLD, ((new, content),), events)
+        return Made(own, TOLD, ((new, content),), events, silent)
 
     def _addressee(self, kind: Kind, message: Message, failures: Sequence[Failure]) -> tuple[str, str]:
         """Who is told; or "" and what is done instead."""
         if message.sender and message.kind != "dsn":
             return message.sender, ""
-        if not self._postmaster or kind == "delayed":
+        if not self._postmaster or kind != "failed":
             return "", DROPPED_NO_POSTMASTER
         key = lookup_key(self._postmaster)
         if any(key in (lookup_key(f.recipient.original), lookup_key(f.recipient.address)) for f in failures):

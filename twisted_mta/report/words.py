@@ -49,6 +49,13 @@ def opening(kind: str, recipients: int, about_report: bool) -> str:
             f"Your message has not reached {whom} below yet. You need not do anything: it is kept, and delivery is "
             "tried again and again. Please do not send it a second time."
         )
+    if kind == "delivered":
+        return f"Your message has been delivered to {whom} below. You get this because you asked for it."
+    if kind == "relayed":
+        return (
+            f"Your message for {whom} below has been given to the next mail system, which does not report on success: "
+            "you will hear no more unless delivery fails there. You get this because you asked for it."
+        )
     if about_report:
         return (
             f"A message without a sender, most likely a report like this one, could not be delivered to {whom} below. "
@@ -61,6 +68,8 @@ def advice(kind: str, status: str, expired: bool) -> str:
     """What the status means to the sender of a message, and what they can do."""
     if kind == "delayed":
         return "Delivery is tried again."
+    if kind != "failed":
+        return ""
     if expired:
         return (
             "It was tried again and again until the time for that was over. Check the part of the address after the @ "

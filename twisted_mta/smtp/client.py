@@ -130,6 +130,11 @@ class MtaClient(ESMTPClient):
         """Whether the server takes 8-bit content (RFC 6152)."""
         return self._connection.capabilities.eight_bit
 
+    @property
+    def dsn(self) -> bool:
+        """Whether the server sees to the reports that a sender asks for (RFC 3461)."""
+        return self._connection.capabilities.dsn
+
     def send(self, transfer: Transfer, content: Content) -> Deferred[Finished]:
         """Carry one message; only while ``ready``.  Fires when it is over and the session is ready again or lost.
         Never fails."""

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..config.settings import Settings
-from ..mail.envelope import Body, Message, Recipient
+from ..mail.envelope import Body, Message, Recipient, Return
 from ..mail.events import Accepted, EventSink, Routed
 from ..mail.header import Head, date, field
 from ..mail.status import MailError, Reply, printable
@@ -41,6 +41,7 @@ UNROUTABLE = "error:unroutable"
 """The destination of recipients that the router refuses while it takes others of the same message: the delivery's
 first attempt asks the router again, and bounces them."""
 
+_RETURN: dict[str, Return] = {"": "", "FULL": "FULL", "HDRS": "HDRS"}
 _TROUBLE = Reply(451, "4.3.0", "Local trouble: please try again later")
 _log = Logger()
 
@@ -226,7 +227,7 @@ class Inbound:
     async def _commit(self, body: Body) -> Reply:
         reception, incoming, peer, transaction = self._reception, self._incoming, self._peer, self._transaction
         account = peer.account
-        recipients = tuple([Recipient(address, address) for address in transaction.recipients])
+        recipients = _recipients(transaction)
         lane_customer = peer.customer or next(
             (known.customer for known in transaction.resolutions if known.customer), ""
         )
@@ -250,6 +251,8 @@ class Inbound:
             protocol=protocol(peer),
             listener=peer.listener,
             message_id=printable(message_id) if message_id else "",
+            ret=_RETURN[transaction.params.get("RET", "").upper()],
+            envid=transaction.params.get("ENVID", ""),
         )
         accepted = Accepted(
             time=now,
@@ -309,6 +312,15 @@ class Inbound:
             except Exception:  # the message is safe, and due again in a while
                 _log.failure("The scheduler did not take {id}", id=message.id)
         return Reply(250, "2.0.0", f"queued as {message.id}")
+
+
+def _recipients(transaction: Transaction) -> tuple[Recipient, ...]:
+    wishes = transaction.wishes
+    if wishes is None:
+        return tuple([Recipient(address, address) for address in transaction.recipients])
+    return tuple(
+        [Recipient(one, one, *wishes.get(place, ("", ""))) for place, one in enumerate(transaction.recipients)]
+    )
 
 
 def _deliveries(routing: Routing) -> tuple[NewDelivery, ...]:

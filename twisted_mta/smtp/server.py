@@ -1,6 +1,6 @@
 """The receiving SMTP protocol: Twisted's ESMTP server over the sans-I/O core of :mod:`twisted_mta.wire.server`.
 
-Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3207, RFC 4954, RFC 6152, RFC 6409.
+Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409.
 """
 
 from __future__ import annotations
@@ -349,6 +349,7 @@ class MtaServer(ESMTP):
         """The reply to HELO, or to EHLO with what is offered just now."""
         known = self.factory.hello_replies
         key = (extended, self.wire.tls, self.wire.auth)
+            b"DSN": None,
         reply = known.get(key)
         if reply is None:
             lines = [self.host]

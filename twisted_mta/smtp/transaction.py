@@ -92,6 +92,10 @@ async def rcpt(server: MtaServer, command: c.Rcpt) -> Reply:
             return Reply(550, "5.7.1", f"Relaying denied: {printable(recipient)}")
     elif resolution.kind == "unknown":
         return Reply(550, "5.1.1", f"There is no mailbox {printable(recipient)} here")
+    if command.notify or command.orcpt:
+        if transaction.wishes is None:
+            transaction.wishes = {}
+        transaction.wishes[len(transaction.recipients)] = (command.notify, command.orcpt)
     transaction.recipients.append(recipient)
     transaction.resolutions.append(resolution)
     return RECIPIENT_OK

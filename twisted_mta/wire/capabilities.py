@@ -18,6 +18,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     eight_bit: bool = False
     starttls: bool = False
+    dsn: bool = False
     keywords: dict[str, str] = {}
 
 
@@ -42,5 +43,6 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         size=size,
         eight_bit="8BITMIME" in keywords,
         starttls="STARTTLS" in keywords,
+        dsn="DSN" in keywords,
         keywords=keywords,
     )

@@ -1,7 +1,8 @@
 """The client's side of SMTP and LMTP as a state machine.  Sans-I/O: bytes in, events and bytes out.
 
 Source: RFC 5321 §3, §4.2, §4.5.3.2; RFC 2920 (PIPELINING); RFC 3207 (STARTTLS); RFC 1870 (SIZE); RFC 6152 (8BITMIME);
-RFC 2033 (LMTP).  One :class:`ClientConnection` is one connection; it carries any number of transactions after another.
+RFC 3461 (DSN); RFC 2033 (LMTP).  One :class:`ClientConnection` is one connection; it carries any number of transactions
+after another.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from .exchange import (
     TlsPolicy,
     Transfer,
     path,
+    recipient_wishes,
+    report_wishes,
     too_many_recipients,
     unsendable,
 )
@@ -158,7 +161,8 @@ class ClientConnection:
             if encoded is None:
                 self._outcomes[index] = Outcome(unsendable(recipient, "5.1.3"), False)
             else:
-                paths.append((index, encoded))
+                wishes = recipient_wishes(transfer, index) if transfer.wishes and self.capabilities.dsn else b""
+                paths.append((index, b"RCPT TO:<%b>%b\r\n" % (encoded, wishes)))
         if not paths:
             self._finish(events)
             return events
@@ -167,8 +171,8 @@ class ClientConnection:
         self._expected.append(("mail", 0))
         if self.capabilities.pipelining:
             # RFC 2920 §3.1: MAIL, RCPT and, as the last of the group, DATA in one go.
-            for index, encoded in paths:
-                self._out.append(b"RCPT TO:<%b>\r\n" % encoded)
+            for index, command in paths:
+                self._out.append(command)
                 self._expected.append(("rcpt", index))
             self._out.append(b"DATA\r\n")
             self._expected.append(("data", 0))
@@ -282,8 +286,8 @@ class ClientConnection:
                 self._finish(events)
 
     def _next_recipient(self) -> None:
-        index, encoded = self._unsent.popleft()
-        self._out.append(b"RCPT TO:<%b>\r\n" % encoded)
+        index, command = self._unsent.popleft()
+        self._out.append(command)
         self._expected.append(("rcpt", index))
 
     def _on_rcpt(self, reply: Reply, index: int, events: list[Event]) -> None:
@@ -381,7 +385,8 @@ class ClientConnection:
         sender = transfer.sender and path(transfer.sender)
         size = b" SIZE=%d" % transfer.size if self.capabilities.size is not None else b""
         body = b" BODY=8BITMIME" if transfer.eight_bit else b""
-        return b"MAIL FROM:<%b>%b%b\r\n" % (sender or b"", size, body)
+        report = report_wishes(transfer) if (transfer.ret or transfer.envid) and self.capabilities.dsn else b""
+        return b"MAIL FROM:<%b>%b%b%b\r\n" % (sender or b"", size, body, report)
 
     def _decide(self, indexes: range | list[int] | tuple[int, ...], outcome: Outcome) -> None:
         outcomes = self._outcomes

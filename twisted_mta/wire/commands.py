@@ -1,6 +1,7 @@
 """SMTP commands as a server reads them: one value for each, and the parsers that make them.  Sans-I/O.
 
-Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4.
+Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
+RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 from ..mail.address import AddressError, canonical
 from ..mail.envelope import Body
 from ..mail.status import MailError, Reply, printable
+from .notification import ENVID_LIMIT, NOTIFY_LIMIT, ORCPT_LIMIT, decode_envid, decode_orcpt, parse_notify
 
 POSTMASTER = "postmaster"
 """The one recipient that needs no domain (RFC 5321 §4.1.1.3)."""
@@ -49,10 +51,13 @@ class Mail(Command, frozen=True):
 
 class Rcpt(Command, frozen=True, gc=False):
     """RCPT.  ``recipient`` is canonical, or :data:`POSTMASTER`.  ``routed``: it came with a source route, of which
-    only the last mailbox is left (RFC 5321 §4.1.1.3 and appendix C)."""
+    only the last mailbox is left (RFC 5321 §4.1.1.3 and appendix C).  ``notify`` (in one order) and ``orcpt`` (as
+    given) are RFC 3461's parameters, "" where they are not given."""
 
     recipient: str
     routed: bool
+    notify: str = ""
+    orcpt: str = ""
 
 
 class Data(Command, frozen=True, gc=False):
@@ -160,8 +165,36 @@ def _auth_sender(value: str) -> None:
         raise CommandError(Reply(501, "5.5.4", "AUTH= wants an address in xtext, or <>"))
 
 
-_MAIL_PARAMS: dict[str, Callable[[str], None]] = {"SIZE": _size, "BODY": _body, "AUTH": _auth_sender}
-_RCPT_PARAMS: dict[str, Callable[[str], None]] = {}
+def _ret(value: str) -> None:
+    if value.upper() not in ("FULL", "HDRS"):
+        raise CommandError(Reply(501, "5.5.4", "RET= is FULL or HDRS"))
+
+
+def _envid(value: str) -> None:
+    if decode_envid(value) is None:
+        words = f"ENVID= wants at most {ENVID_LIMIT} characters of xtext that stand for printable ASCII"
+        raise CommandError(Reply(501, "5.5.4", words))
+
+
+def _notify(value: str) -> None:
+    if parse_notify(value) is None:
+        raise CommandError(Reply(501, "5.5.4", "NOTIFY= is NEVER, or a list of SUCCESS, FAILURE and DELAY"))
+
+
+def _orcpt(value: str) -> None:
+    if decode_orcpt(value) is None:
+        words = "ORCPT= wants a type, a semicolon and an address in xtext that stands for printable ASCII"
+        raise CommandError(Reply(501, "5.5.4", words))
+
+
+_MAIL_PARAMS: dict[str, Callable[[str], None]] = {
+    "SIZE": _size,
+    "BODY": _body,
+    "AUTH": _auth_sender,
+    "RET": _ret,
+    "ENVID": _envid,
+}
+_RCPT_PARAMS: dict[str, Callable[[str], None]] = {"NOTIFY": _notify, "ORCPT": _orcpt}
 
 
 def _params(text: str, known: dict[str, Callable[[str], None]]) -> dict[str, str]:
@@ -223,13 +256,15 @@ def rcpt(argument: str) -> Rcpt:
     routed = False
     if path.startswith("@"):
         path, routed = _unrouted(path)
+    notify = orcpt = ""
     if rest:
-        _params(rest, _RCPT_PARAMS)
+        params = _params(rest, _RCPT_PARAMS)
+        notify, orcpt = parse_notify(params.get("NOTIFY", "")) or "", params.get("ORCPT", "")
     if path.lower() == POSTMASTER:
-        return Rcpt(POSTMASTER, routed)
+        return Rcpt(POSTMASTER, routed, notify, orcpt)
     if not path:
         raise CommandError(Reply(501, "5.1.3", "The null address is for senders only"))
-    return Rcpt(_mailbox(path, ""), routed)
+    return Rcpt(_mailbox(path, ""), routed, notify, orcpt)
 
 
 def hello(argument: str, extended: bool) -> Hello:
@@ -278,8 +313,10 @@ class Verb(msgspec.Struct, frozen=True):
     limit: int = 512  # RFC 5321 §4.5.3.1.4
 
 
-MAIL_LIMIT = 512 + 26 + 17 + 500
-"""RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500."""
+MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL") + ENVID_LIMIT
+"""RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500, RFC 3461 §4 for its parameters."""
+RCPT_LIMIT = 512 + len(" NOTIFY= ORCPT=") + NOTIFY_LIMIT + ORCPT_LIMIT
+"""RFC 3461 §4 asks for its parameters."""
 AUTH_LIMIT = 12288
 """RFC 4954 §4."""
 
@@ -289,7 +326,7 @@ VERBS: dict[bytes, Verb] = {
         Verb("HELO", lambda argument: hello(argument, False)),
         Verb("EHLO", lambda argument: hello(argument, True)),
         Verb("MAIL", mail, MAIL_LIMIT),
-        Verb("RCPT", rcpt),
+        Verb("RCPT", rcpt, RCPT_LIMIT),
         Verb("DATA", _bare(_DATA)),
         Verb("RSET", _bare(_RESET)),
         Verb("NOOP", _whatever(_NOOP)),

@@ -1,6 +1,6 @@
 """What the client's state machine says and is told: values, with their waits and the form of addresses.
 
-Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 6152.
+Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 6152; RFC 3461.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Literal
 
 import msgspec
 
+from ..mail.envelope import Return
 from ..mail.status import Reply
+from .notification import decode_envid, decode_orcpt, parse_notify
 
 TlsPolicy = Literal["none", "may", "encrypt"]
 """STARTTLS never, when offered, or always."""
@@ -34,13 +36,18 @@ class State(enum.Enum):
 class Transfer(msgspec.Struct, frozen=True):
     """What one transaction is to carry.
 
-    ``size`` is the content's octets before dot-stuffing; ``eight_bit``: it has octets beyond ASCII (RFC 6152).
+    ``size`` is the content's octets before dot-stuffing; ``eight_bit``: it has octets beyond ASCII (RFC 6152).  ``ret``
+    and ``envid``, and in ``wishes`` NOTIFY and ORCPT of each recipient, are passed on to servers that offer DSN
+    (RFC 3461 §5.2.1); ``wishes`` may be empty when nobody has one.
     """
 
     sender: str
     recipients: tuple[str, ...]
     size: int
     eight_bit: bool = False
+    ret: Return = ""
+    envid: str = ""
+    wishes: tuple[tuple[str, str], ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -115,6 +122,24 @@ def path(address: str) -> bytes | None:
     cannot: nothing an address holds can become a command or a parameter.
     """
     return address.encode("ascii") if _MAILBOX.fullmatch(address) else None
+
+
+def report_wishes(transfer: Transfer) -> bytes:
+    """RET and ENVID as MAIL's parameters (RFC 3461 §4.3 and §4.4); b"" for none."""
+    ret = b" RET=%b" % transfer.ret.encode("ascii") if transfer.ret else b""
+    known = transfer.envid and decode_envid(transfer.envid) is not None
+    return ret + (b" ENVID=%b" % transfer.envid.encode("ascii") if known else b"")
+
+
+def recipient_wishes(transfer: Transfer, index: int) -> bytes:
+    """NOTIFY and ORCPT as RCPT's parameters (RFC 3461 §4.1 and §4.2); b"" for none."""
+    notify, orcpt = transfer.wishes[index]
+    found = b""
+    if notify and parse_notify(notify):
+        found += b" NOTIFY=%b" % notify.encode("ascii")
+    if orcpt and decode_orcpt(orcpt):
+        found += b" ORCPT=%b" % orcpt.encode("ascii")
+    return found
 
 
 def too_many_recipients(reply: Reply) -> bool:
