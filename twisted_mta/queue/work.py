@@ -75,15 +75,15 @@ class Work:
     ``broken`` is why the store may not go on, ``reason`` what caused that; ``events`` are to be emitted.
     """
 
-    __slots__ = ("_batch", "_next", "_operations", "_results", "_spoiled", "_steps", "_take", "broken", "bulk",
-                 "events", "now", "reason", "sweep",
-                 "weight")  # fmt: skip
+    __slots__ = ("_batch", "_next", "_operations", "_result", "_results", "_spoiled", "_steps", "_take", "broken",
+                 "bulk", "events", "now", "reason", "sweep", "weight")  # fmt: skip
 
     def __init__(self, take: Callable[[Work], Operation | None], now: float) -> None:
         self._take = take
         self.now = now
         self._operations: list[Operation] = []
         self._results: list[Any] = []
+        self._result: Any = None
         self._spoiled: list[tuple[Operation, Failure]] = []
         self._steps: Iterator[Any] | None = None
         self._next = 0
@@ -148,21 +148,21 @@ class Work:
             self._spoil(operation)
         if type(result) is GeneratorType:
             self._steps = result
+            self._result = None
         else:
             self._results.append(result)
             self._next += 1
 
     def _step(self, steps: Iterator[Any], deadline: float) -> bool:
-        result = None
         try:
-            for result in steps:  # noqa: B007  # the last of them is the result
+            for self._result in steps:
                 if monotonic() >= deadline:
                     return False
         except lmdb.Error:
             raise
         except Exception:
             self._spoil(self._operations[self._next])
-        self._results.append(result)
+        self._results.append(self._result)
         self._steps = None
         self._next += 1
         return True
