@@ -36,6 +36,7 @@ from .policy.plugins import configured_policies
 from .policy.quotas import QuotaPolicy
 from .policy.submission import SubmissionPolicy
 from .policy.throttle import AuthThrottle
+from .policy.rates import RatePolicy
 from .queue.interfaces import IMessageStore
 from .queue.lmdb_store import LmdbStore
 from .queue.writer import IWriter
@@ -164,7 +165,8 @@ def assemble(
     throttle = AuthThrottle(settings, reactor)
     connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
     submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
-    own: tuple[IPolicy, ...] = (connections, access, submission, quotas)
+    rates = RatePolicy(settings, reactor)
+    own: tuple[IPolicy, ...] = (connections, rates, access, submission, quotas)
     stages = (*own, *stage_maker(settings, directory, store, reactor))
     pipeline = Pipeline(stages)
     sessions = Sessions(reactor)
@@ -228,3 +230,4 @@ def assemble(
         stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )
+        rates.reconfigure,

@@ -89,7 +89,7 @@ class Smtp:
     connections: Positive = 2000
     """Sessions at once over all listeners."""
     connections_per_address: Positive = 100
-    """Sessions at once from one IPv4 address or IPv6 /64; ``relay.networks`` and loopback are exempt."""
+    """Sessions at once from one IPv4 address or IPv6 /64; ``relay.networks`` and ``defence.exempt`` are exempt."""
     timeout: Duration = Duration(5 * MINUTE)
     """How long a client may be silent (RFC 5321 §4.5.3.2.7)."""
     bare_newline: Literal["reject", "replace"] = "reject"
@@ -103,6 +103,38 @@ class Smtp:
 
 
 @attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True)
+class Defence:
+    """What is done against clients that do harm.  Rates by address are those of an IPv4 address or an IPv6 /64 and
+    hold for who has not authenticated, rates by customer for who has.  Beyond a rate a client is answered late, later
+    the further it is beyond; at twice the rate it is turned away with 421 until it has fallen below."""
+
+    exempt: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks whose clients none of this is done to, such as those of a monitor; ``relay.networks`` are exempt too."""
+    connections_per_minute: Positive | None = 300
+    """Connections from one address in a minute; "none" is no limit."""
+    messages_per_minute: Positive | None = 600
+    """Messages from one address in a minute."""
+    commands_per_minute: Positive | None = 10000
+    """Commands from one address in a minute."""
+    errors_per_minute: Positive | None = 60
+    """Refused commands from one address in a minute."""
+    auth_failures_per_hour: Positive | None = 60
+    """Failed logins from one address in an hour.  An address from which a user has logged in within the last day is
+    slowed (``smtp.auth_delay``) but never turned away for them."""
+    customer_connections_per_minute: Positive | None = 600
+    """Sessions of one customer in a minute."""
+    customer_messages_per_minute: Positive | None = None
+    """Messages of one customer in a minute; ``[quota.default]`` has the longer limits."""
+    customer_commands_per_minute: Positive | None = None
+    """Commands of one customer in a minute."""
+    customer_errors_per_minute: Positive | None = 600
+    """Refused commands of one customer in a minute."""
+    tarpit: Duration = Duration(15.0)
+    """How late a client just below twice a rate is answered; also the longest pause after a refused command of a
+    stranger, which grows from the sixth one on.  0s: never late."""
+
+
 class Submission:
     """What is done to mail that users hand in (RFC 6409)."""
 
@@ -281,3 +313,4 @@ class Settings:
     dns: Dns = Dns()
     admin: Admin = Admin()
     log: Log = Log()
+    defence: Defence = Defence()

@@ -10,9 +10,11 @@ from .tally import Tally
 
 
 class ConnectionPolicy(Policy):
-    """Counts sessions by IPv4 address or IPv6 /64 (``smtp.connections_per_address``) and sets ``peer.relaying``.
+    """Counts sessions by IPv4 address or IPv6 /64 (``smtp.connections_per_address``); sets ``peer.relaying`` and
+    ``peer.stranger``.
 
-    Loopback and ``relay.networks`` are not counted.  What is kept is one entry for each session that is open here.
+    ``defence.exempt`` and ``relay.networks`` are not counted.  What is kept is one entry for each session that is open
+    here.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -23,13 +25,15 @@ class ConnectionPolicy(Policy):
     def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings; sessions that are open stay counted, and stay as they are."""
         self._relaying = Networks(settings.relay.networks)
+        self._exempt = Networks(settings.defence.exempt)
         self._limit = settings.smtp.connections_per_address
 
     async def connect(self, peer: Peer) -> Reply | None:
         """421 4.7.0 for one session too many."""
         ip = parse_ip(peer.address)
         peer.relaying = ip in self._relaying
-        if peer.relaying or (ip is not None and ip.is_loopback):
+        peer.stranger = not peer.relaying and ip not in self._exempt
+        if not peer.stranger:
             return None
         key = site(peer.address)
         if self.tally.total(key) >= self._limit:

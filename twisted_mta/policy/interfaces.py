@@ -22,6 +22,8 @@ class Peer:
 
     ``address`` is an IP address; ``role`` is the listener's (mx, submission, lmtp); ``secure`` is whether TLS is up,
     ``tls`` says which ("TLSv1.3 TLS_AES_256_GCM_SHA384").  ``relaying``: ``relay.networks`` holds the address.
+    ``stranger``: neither ``relay.networks`` nor ``defence.exempt`` hold it.  ``charged`` is what :mod:`.rates` has
+    counted of this session: commands, errors, failed logins, and the customer it was counted for.
     """
 
     session: str
@@ -40,6 +42,8 @@ class Peer:
     errors: int = 0
     messages: int = 0
     auth_failures: int = 0
+    stranger: bool = False
+    charged: tuple[int, int, int, str] = (0, 0, 0, "")
 
     @property
     def user(self) -> str:

@@ -18,6 +18,7 @@ from ..mail.status import Reply
 from ..policy.interfaces import IAuthThrottle
 from ..policy.pipeline import Pipeline
 from .reception import Reception
+from ..policy.waiting import Waits
 from .server import MtaServer
 from .sessions import Sessions
 from .tls import ServerTls
@@ -67,6 +68,8 @@ class MtaServerFactory(SMTPFactory):
         self.new_session_id: Callable[[], str] = IdMaker(int.from_bytes(os.urandom(4), "big"), clock.seconds)
         self.configure(settings, pipeline)
 
+        self.keys = keys
+        self.pauses = Waits(clock)
     def configure(self, settings: Settings, pipeline: Pipeline) -> None:
         """Take over changed settings and stages.  Sessions that are open use both from their next command on."""
         self.settings = settings

@@ -38,6 +38,8 @@ HANDSHAKE = 60.0
 """Seconds that a TLS handshake may take."""
 GOODBYE = 10.0
 """Seconds that a client has to take the last reply before the connection is cut."""
+FREE_ERRORS = 5
+"""Refused commands of a stranger before it has to wait after each."""
 PROGRESS = 100
 """Octets of content a second, over each ``smtp.timeout``, below which a client is cut off."""
 
@@ -162,6 +164,7 @@ class MtaServer(ESMTP):
                 closed(peer)
             except Exception:  # of a plugin: what is below must be done all the same
                 _log.failure("A policy stage failed at the end of {session}", session=peer.session)
+        factory.pauses.end(peer)
         authentication.logout(self)
         telling.disconnected(self, self._reason or "lost")
         factory.sessions.remove(self)  # last: it may be what a stop waits for
@@ -257,8 +260,16 @@ class MtaServer(ESMTP):
                 reply = TOO_MANY_ERRORS
         self._out += self.wire.answer(reply)
         self.deadline = self.factory.clock.seconds() + smtp.timeout
+        if reply.code >= 400 and peer.errors > FREE_ERRORS and peer.stranger and peer.account is None:
+            self._tarpit()
         if self.wire.state == "closed" and not self._reason:
             self._reason = "refused"
+
+    def _tarpit(self) -> None:
+        """Take no more commands for a while, which doubles with each error of a stranger."""
+        seconds = min(2.0 ** (self.peer.errors - FREE_ERRORS - 1), self.factory.settings.defence.tarpit)
+        if seconds > 0 and self.wire.state != "closed":
+            self.wait(self.factory.pauses.wait(self.peer, seconds))
 
     # -- bytes out ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,54 @@
+"""What a session does to strangers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.smtp.world import World, codes
+from twisted_mta.policy.interfaces import Policy
+
+GONE = Failure(ConnectionDone())
+
+
+class Strange(Policy):
+    """All are strangers."""
+
+    async def connect(self, peer: Any) -> None:
+        peer.stranger = True
+
+
+class TarpitTests(SynchronousTestCase):
+    """A stranger's refused commands."""
+
+    def test_pauses_grow(self) -> None:
+        world = World(stages=[Strange()], errors=9)
+        client = world.session()
+        client.read()
+        self.assertEqual(client.codes(*["FOO"] * 5), [500] * 5)
+        for seconds in (1, 2, 4):
+            self.assertEqual(client.codes("FOO"), [500], "said at once")
+            self.assertEqual(client.codes("NOOP"), [])
+            world.clock.advance(seconds - 0.1)
+            self.assertEqual(client.read(), b"")
+            world.clock.advance(0.2)
+            self.assertEqual(codes(client.read()), [250])
+        self.assertEqual(client.codes("FOO"), [500])
+        world.clock.advance(8)
+        self.assertEqual(client.codes("FOO"), [421])
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_a_client_that_goes_leaves_nothing_waiting(self) -> None:
+        world = World(stages=[Strange()])
+        client = world.session()
+        client.say(*["FOO"] * 6)
+        client.server.connectionLost(GONE)
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+
+    def test_others_do_not_wait(self) -> None:
+        client = World().session()
+        client.read()
+        self.assertEqual(client.codes(*["FOO"] * 10, "NOOP"), [500] * 10 + [250])
