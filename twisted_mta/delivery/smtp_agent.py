@@ -191,7 +191,7 @@ class _Agent:
                 return Finished((Outcome(reply, False),) * len(group))
         addresses = tuple([recipients[index].address for index in group])
         wishes: tuple[tuple[str, str], ...] = ()
-        if client.dsn and any([recipients[index].notify or recipients[index].orcpt for index in group]):
+        if client.dsn and any(recipients[index].notify or recipients[index].orcpt for index in group):
             wishes = tuple([(recipients[index].notify, recipients[index].orcpt) for index in group])
         transfer = Transfer(message.sender, addresses, content.size, eight_bit, message.ret, message.envid, wishes)
         return await client.send(transfer, content)
