@@ -349,6 +349,7 @@ class MtaServer(ESMTP):
             b"SIZE": [str(self.factory.settings.smtp.message_bytes).encode("ascii")],
             b"8BITMIME": None,
             b"ENHANCEDSTATUSCODES": None,
+            b"DSN": None,
         }
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None
@@ -360,7 +361,6 @@ class MtaServer(ESMTP):
         """The reply to HELO, or to EHLO with what is offered just now."""
         known = self.factory.hello_replies
         key = (extended, self.wire.tls, self.wire.auth)
-            b"DSN": None,
         reply = known.get(key)
         if reply is None:
             lines = [self.host]
