@@ -62,21 +62,21 @@ class Transaction:
 
     ``sender`` and ``recipients`` are canonical; ``size`` is what SIZE= declared, 0 for nothing; ``params`` are the
     MAIL parameters as given, names in upper case.  ``resolutions`` is what the directory said of each recipient.
+    ``wishes`` are NOTIFY and ORCPT (RFC 3461) of the recipients that came with one, by their place in ``recipients``.
     """
 
     sender: str
     started: float
-    ``wishes`` are NOTIFY and ORCPT (RFC 3461) of the recipients that came with one, by their place in ``recipients``.
     size: int = 0
     body: Body = "7BIT"
     params: dict[str, str] = attrs.Factory(dict)
     recipients: list[str] = attrs.Factory(list)
     resolutions: list[Resolution] = attrs.Factory(list)
+    wishes: dict[int, tuple[str, str]] | None = None
 
 
 class IPolicy(Interface):
     """A stage of the pipeline.  Each hook answers None (go on) or the :class:`Reply` that refuses.
-    wishes: dict[int, tuple[str, str]] | None = None
 
     Hooks are coroutines; stages run in order and the first refusal ends the hook.  ``421`` closes the session.  A hook
     that raises a :class:`~twisted_mta.mail.status.MailError` refuses with its reply; of a
