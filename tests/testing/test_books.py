@@ -70,9 +70,10 @@ _actions = st.one_of(
     _does("fail", _hosts, st.sampled_from(sorted(FAILURES))),
     _does("recover", _hosts),
     _does("operate", st.sampled_from(["retry", "hold", "release", "remove"]), st.sampled_from(["", *ADDRESSES])),
-    _does(
-        "retarget", st.lists(st.sampled_from([ANNA, BERT, "x@one.example", "x@gone.example"]), min_size=1, unique=True)
-    ),
+    _does("block", st.sampled_from([ANNA, BERT])),
+    _does("unblock", st.sampled_from([ANNA, BERT])),
+    _does("forward", st.lists(st.sampled_from([ANNA, *ADDRESSES[4:]]), min_size=1, max_size=3, unique=True)),
+    _does("return"),
     _does("restart"),
 )
 
@@ -84,6 +85,7 @@ class World:
         self.server = server
         people(server)
         self.remotes = {host: server.remote(host) for host in HOSTS}
+        self.forwarded = False
         self.refused: list[int] = []
         server.add_alias("team@isp.example", ANNA, "x@one.example")
 
@@ -96,7 +98,10 @@ class World:
             "fail": lambda host, how: self.remotes[host].fail(how),
             "recover": lambda host: self.remotes[host].recover(),
             "operate": lambda action, recipient: self.server.operate(action, recipient=recipient),
-            "retarget": self.retarget,
+            "block": self.block,
+            "unblock": self.unblock,
+            "forward": self.forward,
+            "return": self.come_back,
             "restart": self.server.restart,
         }
         actions[it.what](*it.how)
@@ -116,15 +121,42 @@ class World:
         behaviour.replies = {step: list(words) if isinstance(words, list) else words for step, words in replies.items()}
         behaviour.disconnect, behaviour.silent = disconnect, silent
 
-    def retarget(self, targets: list[str]) -> None:
-        self.server.parts.directory.remove("alias", "team@isp.example")
-        self.server.add_alias("team@isp.example", *targets)
+    def block(self, user: str) -> None:
+        """The mailbox can't be written."""
+        home = self.server.folder / "mail" / "isp.example" / user.partition("@")[0]
+        home.parent.mkdir(parents=True, exist_ok=True)
+        if not home.is_file():
+            if home.exists():
+                home.rename(home.with_suffix(".away"))
+            home.write_bytes(b"")
+
+    def unblock(self, user: str) -> None:
+        home = self.server.folder / "mail" / "isp.example" / user.partition("@")[0]
+        if home.is_file():
+            home.unlink()
+            if home.with_suffix(".away").exists():
+                home.with_suffix(".away").rename(home)
+
+    def forward(self, targets: list[str]) -> None:
+        """Bert is an alias from now on, also for his mail that waits."""
+        if not self.forwarded:
+            self.server.parts.directory.remove("user", BERT)
+            self.server.add_alias(BERT, *targets)
+            self.forwarded = True
+
+    def come_back(self) -> None:
+        if self.forwarded:
+            self.server.parts.directory.remove("alias", BERT)
+            self.server.add_user(BERT)
+            self.forwarded = False
 
     def settle(self) -> None:
         """Everybody is well again, and time passes."""
         for host, remote in self.remotes.items():
             remote.recover()
             self.behave(host, {}, frozenset(), frozenset())
+        self.unblock(ANNA)
+        self.unblock(BERT)
         self.server.operate("release")
         self.server.advance(86400)
 

@@ -362,6 +362,32 @@ class LifeTests(WorldCase):
         self.server.advance(2 * MINUTE)
         self.assertEqual(remote.taken, [(ANNA, BOB)])
 
+    def test_last_attempt_ends_during_the_stop(self) -> None:
+        """What came of it is on record before the store closes, so that nobody gets a second copy."""
+        remote = self.server.remote("else.example", silent={"content"})
+        mid = self.server.send(ANNA, BOB, auth=ANNA)
+        stopped = self.server.begin_stop()
+        remote.peers[0].transport.write(b"250 2.0.0 taken\r\n")
+        self.server.clock.flush()
+        self.successResultOf(stopped)
+        remote.behaviour.silent = frozenset()
+        self.server.start()
+        self.server.advance(HOUR)
+        self.assertEqual(len(remote.peers), 1)
+        self.assertEqual(len(self.server.told(Delivered, mid)), 1)
+
+    def test_last_attempt_fails_during_the_stop(self) -> None:
+        remote = self.server.remote("else.example", silent={"content"})
+        mid = self.server.send(ANNA, BOB, b"Subject: x\r\n\r\n" + b"long\r\n" * 20_000, auth=ANNA)
+        stopped = self.server.begin_stop()
+        remote.peers[0].transport.write(b"554 5.7.1 no\r\n")
+        self.server.clock.flush()
+        self.successResultOf(stopped)
+        self.server.start()
+        self.server.advance(1)
+        self.assertEqual(self.server.told(Bounced, mid)[0].reply, "554 5.7.1 no")
+        self.assertEqual(report_of(self.server.maildir(ANNA)[0])["Status"], "5.7.1")
+
     def test_stop_while_a_message_comes_in(self) -> None:
         client = self.server.connect()
         client.say("EHLO client.example", "MAIL FROM:<x@y.example>", f"RCPT TO:<{ANNA}>", "DATA", "Subject: half", "")

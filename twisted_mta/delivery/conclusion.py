@@ -90,8 +90,10 @@ class Conclusions:
         if not (verdict.failed or verdict.warn or verdict.succeeded or verdict.relayed):
             self._settle(entry, remaining, events, events, ())
             return
+        self._settler.write_about()
         reporting = Deferred.fromCoroutine(self._report(entry, verdict, remaining, events, now))
         reporting.addErrback(self._unreported, entry, verdict, remaining, events, now)
+        reporting.addBoth(self._settler.written_about, entry)
 
     async def _report(
         self,

@@ -305,6 +305,7 @@ class Scheduler:
         except Exception:
             self._fault(entry, Failure(), now)  # type: ignore[no-untyped-call]
         finally:
+            self._check_quiet()  # not before the end is the settler's: a stop goes on from here to close the store
             self._wake()
 
     def _broke(self, failure: Failure, entry: Entry) -> None:
@@ -314,6 +315,7 @@ class Scheduler:
             self.active.forget(entry)  # it is armed in the store
         else:
             self._fault(entry, failure, now)
+        self._check_quiet()
         self._wake()
 
     def _fault(self, entry: Entry, failure: Failure, now: float) -> None:
@@ -337,7 +339,6 @@ class Scheduler:
             destination = entry.lane.destination
             destination.turns.active -= 1
             destination.ended()
-            self._check_quiet()
 
     def _suspend(self, entry: Entry, now: float) -> None:
         """The destination is dead: put the delivery off without trying it."""

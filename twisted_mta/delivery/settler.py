@@ -67,6 +67,18 @@ class Settler:
         if self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush)
 
+    def write_about(self) -> None:
+        """A settlement will be added once its reports are written: it is pending already."""
+        self.pending += 1
+
+    def written_about(self, result: object, entry: Entry) -> None:
+        """It was added.  A failure is logged: then the delivery is tried again when it is next due."""
+        if isinstance(result, Failure):
+            self._log.failure("an attempt's end could not be put together", result)
+            self._done(entry)
+        self.pending -= 1
+        self._check_idle()
+
     def when_idle(self) -> Deferred[None]:
         """Fires once nothing is left to be written.  What waited for a second try is tried at once."""
         idle: Deferred[None] = Deferred()

@@ -6,6 +6,7 @@ store's history and queue say counts, recipient by recipient.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import attrs
@@ -55,31 +56,35 @@ class MessageBooks:
                     self._end(recipient, "removed")
             elif isinstance(event, Done):
                 self.done += 1
-        for ends in self.ends.values():
-            if len(ends) > 1 and "removed" in ends:  # it was under way when it was removed: what came of it counts
-                ends.remove("removed")
+        for address, ends in self.ends.items():
+            if "removed" in ends and len(ends) > self.routed.count(address):
+                ends.remove("removed")  # it was under way when it was removed: what came of it counts
 
     def _route(self, event: Routed) -> None:
         self.routes += 1
         there = [address for addresses in event.destinations.values() for address in addresses]
         if self.routes > 1:  # the route of some has changed: an alias has other targets now
             for alias in event.expanded:
-                if alias in self.routed and alias not in there:
+                if alias not in there and self._pending(alias):
                     self.routed.remove(alias)
-        self.routed += [address for address in there if self.routes == 1 or address not in self.routed]
+        self.routed += [address for address in there if not self._pending(address)]
+
+    def _pending(self, address: str) -> bool:
+        return self.routed.count(address) > len(self.ends.get(address, ()))
 
     def _end(self, recipient: str, end: str) -> None:
-        self.ends.setdefault(recipient, []).append(end)
-        if self.routes > 1 and recipient not in self.routed:
+        if self.routes > 1 and recipient not in self.routed:  # refused by the router when the route changed
             self.routed.append(recipient)
+        self.ends.setdefault(recipient, []).append(end)
 
     def problems(self) -> list[str]:
         """What does not balance, in words; empty if all is well."""
         found = []
-        for address in self.routed:
+        for address, copies in Counter(self.routed).items():
             ends = [*self.ends.get(address, ()), *("queued" for one in self.queued if one == address)]
-            if len(ends) != 1:
-                found.append(f"{self.id}: {address} has {len(ends)} ends: {', '.join(ends) or 'none'}")
+            if len(ends) != copies:
+                words = f"{address}, routed {copies} times," if copies > 1 else address
+                found.append(f"{self.id}: {words} has {len(ends)} ends: {', '.join(ends) or 'none'}")
         strangers = {*self.ends, *self.queued} - {*self.routed}
         found += [f"{self.id}: {address} was never routed" for address in sorted(strangers)]
         if not self.routes:
