@@ -16,6 +16,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+import lmdb
 from twisted.internet.defer import Deferred, execute, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.threads import deferToThreadPool
@@ -40,6 +41,9 @@ INTERVAL = 0.001
 
 YIELD = 0.00001
 """Seconds that a yield lasts."""
+
+EARLY = 0.7
+"""The part of a usual commit's time that passes before the reactor begins to yield to its end."""
 
 LAZY = 0.5
 """Seconds after which what waits for the next commit makes one of its own."""
@@ -178,8 +182,11 @@ class InlineWriter(_Writer):
 
     def close(self) -> Deferred[None]:
         """Commit what was submitted lazily."""
-        self._run()
-        self._closed = True
+        if not self._closed:
+            self._run()
+            self._closed = True
+            with contextlib.suppress(lmdb.Error):
+                self._environment.sync()
         return succeed(None)
 
 
@@ -209,6 +216,9 @@ class ThreadWriter(_Writer):
         self._granted = _locked()
         self._back = _locked()
         self._has_loan = False
+        # When the reactor was last given back, and how long a commit takes from then on: yielding sooner is in vain.
+        self._given = 0.0
+        self._commit_time = 0.0
 
     def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
         """Start the thread."""
@@ -270,9 +280,10 @@ class ThreadWriter(_Writer):
         if self._asks:
             self._answer()
         now = monotonic()
-        if now - self._breath >= INTERVAL:
-            sleep(YIELD)
-            self._breath = monotonic()
+        if now - self._breath < INTERVAL or (not self._reads and now - self._given < self._commit_time):
+            return
+        sleep(YIELD)
+        self._breath = monotonic()
 
     def _breathe_again(self) -> None:
         # A reactor that is busy with other things than the store must not starve the writer either.
@@ -346,8 +357,9 @@ class ThreadWriter(_Writer):
                 break
             work = self._work()
             carry_out(work, self._environment, self._disk, self)
+            self._commit_time += (EARLY * (monotonic() - self._given) - self._commit_time) / 8
             self._reactor.callFromThread(self._finished, work)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(lmdb.Error):
             self._environment.sync()
 
     def take(self) -> None:
@@ -366,6 +378,7 @@ class ThreadWriter(_Writer):
         """Let the reactor go on."""
         if self._has_loan:
             self._has_loan = False
+            self._given = monotonic()
             self._back.release()
 
     def deadline(self) -> float:
