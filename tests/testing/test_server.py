@@ -69,7 +69,7 @@ class ClientTests(WorldCase):
         self.assertIn("TLSv1.3", client.secure)
         client.ehlo()
         self.assertNotIn("STARTTLS", client.extensions)
-        self.assertEqual(client.extensions["AUTH"], "PLAIN LOGIN")
+        self.assertIn("PLAIN", client.extensions["AUTH"].split())
         self.assertEqual(client.login(ANNA, "secret").code, 235)
         told = self.server.told(Authenticated)[0]
         self.assertEqual((told.user, told.customer, told.mechanism), (ANNA, "acme", "PLAIN"))
