@@ -23,7 +23,7 @@ from .delivery.maildir import InThread, MaildirAgent
 from .delivery.router import Router
 from .delivery.scheduler import Scheduler
 from .delivery.smtp_agent import LmtpAgent, SmtpAgent
-from .directory.auth import CredentialCache, make_portal
+from .directory.auth import CredentialCache, DirectoryChecker, ScramKeys, make_portal
 from .directory.interfaces import IDirectory
 from .directory.lmdb_directory import LmdbDirectory
 from .directory.passwords import Hasher
@@ -34,9 +34,9 @@ from .policy.interfaces import IPolicy
 from .policy.pipeline import Pipeline
 from .policy.plugins import configured_policies
 from .policy.quotas import QuotaPolicy
+from .policy.rates import RatePolicy
 from .policy.submission import SubmissionPolicy
 from .policy.throttle import AuthThrottle
-from .policy.rates import RatePolicy
 from .queue.interfaces import IMessageStore
 from .queue.lmdb_store import LmdbStore
 from .queue.writer import IWriter
@@ -161,7 +161,8 @@ def assemble(
     reception = Reception(store, router, scheduler, settings, events, reactor)
     hasher = hasher or Hasher(reactor)
     cache = CredentialCache(reactor, settings.submission.auth_cache)
-    portal = make_portal(directory, hasher, cache)
+    checker = DirectoryChecker(directory, hasher, cache, settings.submission.scram)
+    portal = make_portal(directory, hasher, cache, own=checker)
     throttle = AuthThrottle(settings, reactor)
     connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
     submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
@@ -186,6 +187,7 @@ def assemble(
             listener,
             settings,
             portal=portal if listener.role == "submission" else None,
+            keys=ScramKeys(directory, directory.secret),
             tls=tls if listener.tls != "none" else None,
         )
         for name, listener in settings.listen.items()
@@ -200,9 +202,11 @@ def assemble(
         reception.configure,
         throttle.reconfigure,
         connections.reconfigure,
+        rates.reconfigure,
         access.reconfigure,
         submission.reconfigure,
         quotas.reconfigure,
+        checker.reconfigure,
     ]
     if made and isinstance(resolver, Resolver):
         own_resolver = resolver
@@ -230,4 +234,3 @@ def assemble(
         stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )
-        rates.reconfigure,

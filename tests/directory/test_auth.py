@@ -18,11 +18,20 @@ from zope.interface.verify import verifyObject
 
 from tests.directory.inline import OTHER, Pool, hasher
 from tests.directory.test_contract import now
-from twisted_mta.config.settings import Local
-from twisted_mta.directory.auth import CheckerChain, CredentialCache, DirectoryChecker, MailRealm, make_portal
+from twisted_mta.config.settings import Local, Settings, Submission
+from twisted_mta.directory.auth import (
+    CheckerChain,
+    CredentialCache,
+    DirectoryChecker,
+    MailRealm,
+    Proven,
+    ScramKeys,
+    make_portal,
+)
 from twisted_mta.directory.interfaces import IMailAccount, User
 from twisted_mta.directory.memory import MemoryDirectory
 from twisted_mta.mail.status import MailError, Reply
+from twisted_mta.wire.scram import Keys
 
 
 @implementer(ICredentialsChecker)
@@ -173,12 +182,51 @@ class Login(AuthCase):
     def test_rehash_that_fails(self) -> None:
         self.directory.replace_hash("anna@isp.example", self.user().password_hash, OTHER.hash("secret"))
 
-        def full(address: str, old: str, new: str) -> bool:
+        def full(address: str, old: str, new: str, scram: str) -> bool:
             raise OSError("disk full")
 
         self.patch(self.directory, "replace_hash", full)
         self.granted(b"anna@isp.example", b"secret")
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_keys_at_the_first_login(self) -> None:
+        """Who has no SCRAM keys yet has them once a password was good (RFC 4954 §6's transition)."""
+        own = DirectoryChecker(self.directory, self.hasher, self.cache, keys=True)
+        before = self.user()
+        for password in (b"guess", b"secret"):
+            self.assertEqual(self.user().scram, "")
+            done = own.requestAvatarId(UsernamePassword(b"anna@isp.example", password))
+            done.addErrback(lambda failure: failure.trap(UnauthorizedLogin))
+        keys = Keys.parse(self.user().scram)
+        assert keys is not None
+        self.assertEqual(keys, Keys.make("secret", keys.salt, keys.iterations))
+        self.assertEqual(self.user().password_hash, before.password_hash)
+        self.assertNotIn("SCRAM", repr(self.user()))
+        own.reconfigure(Settings(submission=Submission(mechanisms=("PLAIN",))))
+        self.assertFalse(own.keys)
+
+    def test_new_password_forgets_the_keys(self) -> None:
+        self.directory.replace_hash("anna@isp.example", self.user().password_hash, OTHER.hash("secret"), "keys")
+        self.directory.set_user("anna@isp.example", suspended=True)
+        self.assertEqual(self.user().scram, "keys")
+        self.directory.set_user("anna@isp.example", password="other")
+        self.assertEqual(self.user().scram, "")
+
+    def test_keys_for_scram(self) -> None:
+        find = ScramKeys(self.directory, b"s" * 32).find
+        made_up = now(find("anna@isp.example"))
+        self.assertEqual(now(find("Anna@ISP.example")).salt, made_up.salt)
+        self.assertNotEqual(now(find("nobody@isp.example")).salt, made_up.salt)
+        self.assertEqual(now(find("not an address")).iterations, made_up.iterations)
+        real = str(Keys.make("secret", iterations=4096))
+        self.directory.replace_hash("anna@isp.example", self.user().password_hash, "h", real)
+        self.assertEqual(str(now(find("Anna@ISP.example"))), real)
+
+    def test_proven(self) -> None:
+        portal = make_portal(self.directory, self.hasher, self.cache)
+        account = self.successResultOf(portal.login(Proven(b"Anna@isp.example"), None, IMailAccount))[1]
+        self.assertEqual(account.user.address, "anna@isp.example")
+        self.failureResultOf(portal.login(Proven(b"nobody@isp.example"), None, IMailAccount), UnauthorizedLogin)
 
     def user(self) -> User:
         user = now(self.directory.user("anna@isp.example"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -16,10 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.smtp.world import Client, World, account
-from twisted_mta.directory.auth import Suspended
-from twisted_mta.directory.interfaces import IMailAccount
+from tests.wire.scramclient import ScramClient
+from twisted_mta.directory.auth import IProven, ScramKeys, Suspended
+from twisted_mta.directory.interfaces import IDirectory, IMailAccount, User
 from twisted_mta.mail.events import Authenticated, AuthFailed
 from twisted_mta.mail.status import MailError, Reply
+from twisted_mta.wire.scram import Keys
 
 
 @implementer(IRealm)
@@ -38,7 +40,7 @@ class Realm:
 class Checker:
     """ann's password is "secret".  ``failure`` is what it fails with all the time."""
 
-    credentialInterfaces = (IUsernamePassword,)  # noqa: N815 - the name is twisted.cred's
+    credentialInterfaces = (IUsernamePassword, IProven)  # noqa: N815 - the name is twisted.cred's
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
@@ -49,9 +51,27 @@ class Checker:
             return fail(self.failure)
         if self.waiting is not None:
             return self.waiting
+        if IProven.providedBy(credentials):
+            return succeed(credentials.username)
         if (credentials.username, credentials.password) == (b"ann@isp.example", b"secret"):
             return succeed(b"ann@isp.example")
         return fail(UnauthorizedLogin())
+
+
+@implementer(IDirectory)
+class Keyring:
+    """A directory in which ann has keys."""
+
+    user_keys = str(Keys.make("secret", b"salt" * 4, 4096))
+
+    def __init__(self, down: bool = False) -> None:
+        self.down = down
+
+    async def user(self, address: str) -> User | None:
+        if self.down:
+            raise MailError(Reply(451, "4.3.0", "down"))
+        known = User(address="ann@isp.example", customer="isp", password_hash="", scram=self.user_keys)
+        return known if address == known.address else None
 
 
 GOOD = b64encode(b"\0ann@isp.example\0secret").decode()
@@ -169,6 +189,54 @@ class AuthTests(SynchronousTestCase):
         self.assertEqual(self.realm.left, 0)
         self.client.server.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.realm.left, 1)
+
+    def scram(self, name: str = "ann@isp.example", password: str = "secret", flag: bytes = b"n") -> ScramClient:
+        """Goes as far as the challenge."""
+        self.client.server.factory.keys = ScramKeys(Keyring(), b"s" * 32)
+        client = ScramClient(name, password, flag)
+        said = self.client.say(b"AUTH SCRAM-SHA-256 " + b64encode(client.first))
+        self.assertEqual(said[:4], b"334 ", said)
+        self.challenge = b64decode(said[4:])
+        return client
+
+    def test_scram(self) -> None:
+        client = self.scram()
+        said = self.client.say(b64encode(client.final(self.challenge)))
+        self.assertEqual(said, b"334 " + b64encode(b"v=" + b64encode(client.server_signature)) + b"\r\n")
+        self.assertEqual(self.world.of(Authenticated), [])
+        self.assertEqual(self.client.codes("", "AUTH PLAIN " + GOOD), [235, 503])
+        (event,) = self.world.of(Authenticated)
+        self.assertEqual((event.user, event.mechanism), ("ann@isp.example", "SCRAM-SHA-256"))
+
+    def test_scram_is_offered_with_keys(self) -> None:
+        self.assertNotIn(b"SCRAM", self.client.say("EHLO laptop"))
+        self.client.server.factory.keys = ScramKeys(Keyring(), b"s" * 32)
+        self.client.server.factory.hello_replies.clear()
+        self.assertIn(b"AUTH PLAIN LOGIN SCRAM-SHA-256\r\n", self.client.say("EHLO laptop"))
+        self.assertEqual(self.client.codes("AUTH SCRAM-SHA-256-PLUS"), [504])
+
+    def test_scram_wrong(self) -> None:
+        """A wrong password and a user who is not there look the same, and both are counted as guesses."""
+        for name in ("ann@isp.example", "nobody@isp.example"):
+            client = self.scram(name, "guess")
+            self.assertIn(b"i=600000", self.challenge.replace(b"i=4096", b"i=600000"))
+            said = self.client.say(b64encode(client.final(self.challenge)))
+            self.assertEqual(said[:9], b"535 5.7.8")
+            self.assertEqual(self.client.codes("MAIL FROM:<ann@isp.example>"), [530])
+        self.assertEqual([event.user for event in self.world.of(AuthFailed)], ["ann@isp.example", "nobody@isp.example"])
+        self.assertEqual(self.client.server.peer.auth_failures, 2)
+
+    def test_scram_cancelled_at_the_end(self) -> None:
+        """The proof is not enough: the client has to accept ours first."""
+        client = self.scram()
+        self.client.say(b64encode(client.final(self.challenge)))
+        self.assertEqual(self.client.codes("*", "MAIL FROM:<ann@isp.example>"), [501, 530])
+
+    def test_scram_while_the_directory_is_down(self) -> None:
+        self.client.server.factory.keys = ScramKeys(Keyring(down=True), b"s" * 32)
+        said = self.client.say(b"AUTH SCRAM-SHA-256 " + b64encode(ScramClient("ann@isp.example", "secret").first))
+        self.assertEqual(said[:9], b"454 4.7.0")
+        self.assertEqual(self.client.codes("NOOP"), [250])
 
     def test_no_password_is_told(self) -> None:
         self.client.say(f"AUTH PLAIN {BAD}")

@@ -165,9 +165,11 @@ class Context:
         """The directory, open.  ``make``: also where there is none yet."""
         if self._directory is None:
             from ..directory.lmdb_directory import LmdbDirectory
+            from ..directory.passwords import scram_keys
 
             path = self._place("directory", make)
-            self._directory = self.guard(lambda: LmdbDirectory(path, self.settings.local, self.clock))
+            keys = scram_keys if self.settings.submission.scram else None
+            self._directory = self.guard(lambda: LmdbDirectory(path, self.settings.local, self.clock, make_keys=keys))
         directory: IDirectoryAdmin = self._directory
         return directory
 

@@ -36,6 +36,7 @@ Size = NewType("Size", int)
 
 Role = Literal["mx", "submission", "lmtp"]
 TlsMode = Literal["none", "starttls", "implicit"]
+Mechanism = Literal["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"]
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -103,7 +104,6 @@ class Smtp:
 
 
 @attrs.frozen(kw_only=True)
-@attrs.frozen(kw_only=True)
 class Defence:
     """What is done against clients that do harm.  Rates by address are those of an IPv4 address or an IPv6 /64 and
     hold for who has not authenticated, rates by customer for who has.  Beyond a rate a client is answered late, later
@@ -135,13 +135,23 @@ class Defence:
     stranger, which grows from the sixth one on.  0s: never late."""
 
 
+@attrs.frozen(kw_only=True)
 class Submission:
     """What is done to mail that users hand in (RFC 6409)."""
 
+    mechanisms: tuple[Mechanism, ...] = ("PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
+    """How users may prove who they are (RFC 4954).  SCRAM (RFC 7677) needs keys, which a user has once their password
+    was set, or was checked by PLAIN or LOGIN, while one of the two was listed; until then their program has to use
+    PLAIN.  Without SCRAM no keys are made: whoever steals the directory guesses at them faster than at argon2id."""
     check_sender: bool = True
     """Whether the sender must be an address that the user may use (RFC 6409 §6.1)."""
     auth_cache: Duration = Duration(10 * MINUTE)
     """How long verified credentials are remembered, under a keyed hash, before argon2 is asked again; 0s: never."""
+
+    @property
+    def scram(self) -> bool:
+        """Whether users' SCRAM keys are wanted."""
+        return any(name.startswith("SCRAM-") for name in self.mechanisms)
 
 
 @attrs.frozen(kw_only=True)
@@ -304,6 +314,7 @@ class Settings:
     listen: dict[str, Listener] = attrs.Factory(_listeners)
     tls: Tls = Tls()
     smtp: Smtp = Smtp()
+    defence: Defence = Defence()
     submission: Submission = Submission()
     relay: Relay = Relay()
     local: Local = Local()
@@ -313,4 +324,3 @@ class Settings:
     dns: Dns = Dns()
     admin: Admin = Admin()
     log: Log = Log()
-    defence: Defence = Defence()

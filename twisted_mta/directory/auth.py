@@ -17,16 +17,18 @@ from typing import Any
 
 import attrs
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from zope.interface import Interface, implementer
+from zope.interface import Attribute, Interface, implementer
 
+from ..config.settings import Settings
 from ..mail.address import AddressError, canonical, lookup_key
 from ..mail.status import MailError, Reply
+from ..wire.scram import Keys
 from .interfaces import Customer, IDirectory, IDirectoryAdmin, IMailAccount, User
 from .passwords import Hasher, prepare
 
@@ -139,14 +141,20 @@ class DirectoryChecker:
     """Checks user names and passwords against a directory.
 
     A user name is an address of a user, in any case.  A wrong name and a wrong password take the same time.
+    ``keys``: a user who has no SCRAM keys gets them once the password is known to be good; may be set at any time.
     """
 
     credentialInterfaces = (IUsernamePassword,)
 
-    def __init__(self, directory: IDirectory, hasher: Hasher, cache: CredentialCache) -> None:
+    def __init__(self, directory: IDirectory, hasher: Hasher, cache: CredentialCache, keys: bool = False) -> None:
         self._directory = directory
         self._hasher = hasher
         self._cache = cache
+        self.keys = keys
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over changed settings."""
+        self.keys = settings.submission.scram
 
     def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
         """The canonical address of the user.  Fails with UnauthorizedLogin, or with a temporary :class:`MailError`
@@ -154,7 +162,7 @@ class DirectoryChecker:
         return ensureDeferred(self._check(_text(credentials.username), _text(credentials.password)))
 
     async def _check(self, name: str | None, password: str | None) -> bytes:
-        user = await self._find(name)
+        user = await find_user(self._directory, name)
         password = _prepared(password)
         if password is None:
             raise UnauthorizedLogin
@@ -163,31 +171,84 @@ class DirectoryChecker:
         password_hash = user.password_hash if user is not None else ""
         if not await self._hasher.verify(password_hash, password) or user is None:
             raise UnauthorizedLogin
-        if self._hasher.outdated(password_hash):
-            user = await self._rehash(user, password)
+        if self._hasher.outdated(password_hash) or (self.keys and not user.scram):
+            user = await self._renew(user, password)
         self._cache.add(user, password)
         return user.address.encode()
 
-    async def _find(self, name: str | None) -> User | None:
-        if not name:
-            return None
-        try:
-            return await self._directory.user(lookup_key(canonical(name)))
-        except AddressError:
-            return None
-
-    async def _rehash(self, user: User, password: str) -> User:
-        """Store the password under today's parameters; if that fails, the old hash stays and serves."""
+    async def _renew(self, user: User, password: str) -> User:
+        """Store the password as today's settings have it; if that fails, what is stored stays and serves."""
         if not IDirectoryAdmin.providedBy(self._directory):
             return user
         replace_hash = self._directory.replace_hash
         try:
-            new = await self._hasher.hash(password)
-            await self._hasher.run(lambda: replace_hash(user.address, user.password_hash, new))
+            outdated = self._hasher.outdated(user.password_hash)
+            new = await self._hasher.hash(password) if outdated else user.password_hash
+            scram = await self._hasher.keys(password) if self.keys and not user.scram else ""
+            await self._hasher.run(lambda: replace_hash(user.address, user.password_hash, new, scram))
             return await self._directory.user(user.address) or user
         except Exception:
-            _log.failure("The password hash of {user} could not be renewed; the old one stays", user=user.address)
+            _log.failure("The password of {user} could not be stored anew; what is stored stays", user=user.address)
             return user
+
+
+class IProven(ICredentials):
+    """Somebody whom a SASL exchange has proved to be who they say."""
+
+    username: bytes = Attribute("""As the client gave it.""")
+
+
+@implementer(IProven)
+@attrs.frozen
+class Proven:
+    """Made by :mod:`twisted_mta.smtp.authentication` alone, after the proof."""
+
+    username: bytes
+
+
+@implementer(ICredentialsChecker)
+class ProvenChecker:
+    """Finds the user who was proved."""
+
+    credentialInterfaces = (IProven,)
+
+    def __init__(self, directory: IDirectory) -> None:
+        self._directory = directory
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """See :class:`DirectoryChecker`."""
+        return ensureDeferred(self._check(_text(credentials.username)))
+
+    async def _check(self, name: str | None) -> bytes:
+        user = await find_user(self._directory, name)
+        if user is None:
+            raise UnauthorizedLogin
+        return user.address.encode()
+
+
+class ScramKeys:
+    """Finds users' SCRAM keys.  ``secret``: the directory's; see :meth:`~twisted_mta.wire.scram.Keys.made_up`."""
+
+    def __init__(self, directory: IDirectory, secret: bytes) -> None:
+        self._directory = directory
+        self._secret = secret
+
+    async def find(self, username: str) -> Keys:
+        """The keys of a user; of one who is not there, or has none, keys that look the same and fit nothing.  Fails
+        with a temporary :class:`MailError` when the directory can't tell."""
+        user = await find_user(self._directory, username)
+        keys = Keys.parse(user.scram) if user is not None else None
+        return keys or Keys.made_up(self._secret, user.address if user is not None else username.lower())
+
+
+async def find_user(directory: IDirectory, name: str | None) -> User | None:
+    """The user who has a name, which is their address in any case."""
+    if not name:
+        return None
+    try:
+        return await directory.user(lookup_key(canonical(name)))
+    except AddressError:
+        return None
 
 
 @implementer(ICredentialsChecker)
@@ -229,10 +290,12 @@ def make_portal(
     hasher: Hasher,
     cache: CredentialCache,
     extra_checkers: Sequence[ICredentialsChecker] = (),
+    own: DirectoryChecker | None = None,
 ) -> Portal:
-    """The portal for all who log in: the directory's own passwords first, then ``extra_checkers`` in their order."""
-    own = DirectoryChecker(directory, hasher, cache)
-    return Portal(MailRealm(directory), [CheckerChain((own, *extra_checkers))])
+    """The portal for all who log in: the directory's own passwords first (``own``, if that is made already), then
+    ``extra_checkers`` in their order."""
+    own = own or DirectoryChecker(directory, hasher, cache)
+    return Portal(MailRealm(directory), [CheckerChain((own, *extra_checkers)), ProvenChecker(directory)])
 
 
 def _text(words: bytes | str) -> str | None:

@@ -23,14 +23,23 @@ class BaseDirectory(abc.ABC):
     """The rules of the directory without a place to keep it.
 
     ``settings`` is the ``[local]`` table, ``clock`` says when something was added, ``hash_password`` makes the hash of
-    a new password.  Look-ups never wait for another process; changes do, briefly.
+    a new password, ``make_keys`` its SCRAM keys (None: it gets none).  Look-ups never wait for another process;
+    changes do, briefly.
     """
 
+    secret: bytes
+    """32 octets that nobody else knows, the same for all processes that use the directory, at all times."""
+
     def __init__(
-        self, settings: Local, clock: IReactorTime, hash_password: Callable[[str], str] = hash_password
+        self,
+        settings: Local,
+        clock: IReactorTime,
+        hash_password: Callable[[str], str] = hash_password,
+        make_keys: Callable[[str], str] | None = None,
     ) -> None:
         self._clock = clock
         self._hash_password = hash_password
+        self._make_keys = make_keys
         self._locality = lookup.Locality.of(settings)
 
     @abc.abstractmethod
@@ -93,21 +102,25 @@ class BaseDirectory(abc.ABC):
         """See :class:`~.interfaces.IDirectoryAdmin`.  An empty password is for users that another checker knows:
         they have none here."""
         user_address(address), user_senders(senders)
-        password_hash = self._hash_password(password) if password else ""
+        password_hash, scram = self._hashed(password)
         return self._change(
-            lambda change: changes.add_user(change, address, password_hash, senders, self._clock.seconds())
+            lambda change: changes.add_user(change, address, password_hash, senders, self._clock.seconds(), scram)
         )
+
+    def _hashed(self, password: str) -> tuple[str, str]:
+        if not password:
+            return "", ""
+        return self._hash_password(password), self._make_keys(password) if self._make_keys is not None else ""
 
     def set_user(self, address: str, **new: Any) -> User:
         """See :class:`~.interfaces.IDirectoryAdmin`."""
         if "password" in new:
-            password = new.pop("password")
-            new["password_hash"] = self._hash_password(password) if password else ""
+            new["password_hash"], new["scram"] = self._hashed(new.pop("password"))
         return self._change(lambda change: changes.set_user(change, address, dict(new)))
 
-    def replace_hash(self, address: str, old: str, new: str) -> bool:
+    def replace_hash(self, address: str, old: str, new: str, scram: str = "") -> bool:
         """See :class:`~.interfaces.IDirectoryAdmin`."""
-        return self._change(lambda change: changes.replace_hash(change, address, old, new))
+        return self._change(lambda change: changes.replace_hash(change, address, old, new, scram))
 
     def add_alias(self, address: str, targets: tuple[str, ...]) -> Alias:
         """See :class:`~.interfaces.IDirectoryAdmin`."""

@@ -60,7 +60,9 @@ def add_domain(change: Change, name: str, customer: str, now: float) -> Domain:
     return _add(change, Domain(name=name, customer=owner.name, created=now))
 
 
-def add_user(change: Change, address: str, password_hash: str, senders: tuple[str, ...], now: float) -> User:
+def add_user(
+    change: Change, address: str, password_hash: str, senders: tuple[str, ...], now: float, scram: str = ""
+) -> User:
     """Add a user of an existing domain."""
     address = user_address(address)
     domain = address.rpartition("@")[2]
@@ -75,27 +77,32 @@ def add_user(change: Change, address: str, password_hash: str, senders: tuple[st
         password_hash=password_hash,
         senders=user_senders(senders),
         created=now,
+        scram=scram,
     )
     return _add(change, user)
 
 
 def set_user(change: Change, address: str, changes: dict[str, Any]) -> User:
-    """Change a user: ``password_hash``, ``senders`` (all of them), ``suspended``."""
+    """Change a user: ``password_hash`` and ``scram`` (a new hash forgets the former keys), ``senders`` (all of them),
+    ``suspended``."""
     user = _require(change, User, user_address(address))
+    scram = changes.pop("scram", "" if "password_hash" in changes else user.scram)
     password_hash = changes.pop("password_hash", user.password_hash)
     senders = user_senders(changes.pop("senders", user.senders))
     suspended = _flag("suspended", changes.pop("suspended", user.suspended))
     _nothing_left("user", changes)
-    changed = msgspec.structs.replace(user, password_hash=password_hash, senders=senders, suspended=suspended)
+    changed = msgspec.structs.replace(
+        user, password_hash=password_hash, scram=scram, senders=senders, suspended=suspended
+    )
     return _replace(change, changed)
 
 
-def replace_hash(change: Change, address: str, old: str, new: str) -> bool:
-    """Replace a user's password hash if it is still ``old``."""
+def replace_hash(change: Change, address: str, old: str, new: str, scram: str = "") -> bool:
+    """Replace a user's password hash if it is still ``old``, and the same password's SCRAM keys if given."""
     user = change.get(User, address_key(address))
     if user is None or user.password_hash != old:
         return False
-    _replace(change, msgspec.structs.replace(user, password_hash=new))
+    _replace(change, msgspec.structs.replace(user, password_hash=new, scram=scram or user.scram))
     return True
 
 

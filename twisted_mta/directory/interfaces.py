@@ -38,6 +38,8 @@ class User(msgspec.Struct, frozen=True, kw_only=True, tag=1):
     senders: tuple[str, ...] = ()
     suspended: bool = False
     created: float = 0.0
+    scram: str = ""
+    """The same password's SCRAM keys (:class:`~twisted_mta.wire.scram.Keys` as text); "": there are none."""
 
     def __repr__(self) -> str:
         """Without the hash, which has no place in a log or a traceback."""
@@ -114,9 +116,10 @@ class IDirectoryAdmin(IDirectory):
     def set_user(address: str, **changes: Any) -> User:
         """Change ``password``, ``senders`` or ``suspended`` of a user."""
 
-    def replace_hash(address: str, old: str, new: str) -> bool:
-        """Store ``new`` as the password hash of a user whose hash is still ``old``; whether it was.  For the rehash at
-        login when argon2's parameters have changed.  May be called from any thread."""
+    def replace_hash(address: str, old: str, new: str, scram: str = ...) -> bool:
+        """Store ``new`` as the password hash of a user whose hash is still ``old``, and the same password's SCRAM keys
+        if given; whether it was.  For the first login after the parameters or the mechanisms have changed.  May be
+        called from any thread."""
 
     def add_alias(address: str, targets: tuple[str, ...]) -> Alias:
         """Add an alias in an existing domain."""

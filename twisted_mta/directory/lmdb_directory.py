@@ -8,6 +8,7 @@ was found is remembered until LMDB's last transaction id changes, which is asked
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -57,8 +58,9 @@ class LmdbDirectory(BaseDirectory):
         clock: IReactorTime,
         hash_password: Callable[[str], str] = hash_password,
         map_size: int = MAP_SIZE,
+        make_keys: Callable[[str], str] | None = None,
     ) -> None:
-        super().__init__(settings, clock, hash_password)
+        super().__init__(settings, clock, hash_password, make_keys)
         self.path = Path(path)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -95,6 +97,8 @@ class LmdbDirectory(BaseDirectory):
                     f"The directory in {self.path} has schema {schema.decode('ascii', 'replace')};"
                     f" this version of the program reads schema {SCHEMA.decode()}"
                 )
+            txn.put(b"secret", os.urandom(32), overwrite=False)
+            self.secret = bytes(cast("bytes", txn.get(b"secret")))
         return tables
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
@@ -27,8 +28,15 @@ def cheap_hash(password: str) -> str:
 class MemoryDirectory(BaseDirectory):
     """The twin of :class:`~.lmdb_directory.LmdbDirectory` that forgets everything at the end."""
 
-    def __init__(self, settings: Local, clock: IReactorTime, hash_password: Callable[[str], str] = cheap_hash) -> None:
-        super().__init__(settings, clock, hash_password)
+    def __init__(
+        self,
+        settings: Local,
+        clock: IReactorTime,
+        hash_password: Callable[[str], str] = cheap_hash,
+        make_keys: Callable[[str], str] | None = None,
+    ) -> None:
+        super().__init__(settings, clock, hash_password, make_keys)
+        self.secret = os.urandom(32)
         self._tables = _Tables({kind: {} for kind in KINDS.values()}, [])
 
     def _view(self, read: Callable[[View], T]) -> T:

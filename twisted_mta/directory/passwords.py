@@ -26,6 +26,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from ..mail.status import MailError, Reply
+from ..wire import scram
 
 T = TypeVar("T")
 
@@ -61,6 +62,11 @@ def hash_password(password: str, hasher: argon2.PasswordHasher = _argon2) -> str
     return hasher.hash(prepare(password))
 
 
+def scram_keys(password: str, iterations: int = scram.ITERATIONS) -> str:
+    """The SCRAM keys to store for a password.  Takes longer than :func:`hash_password`, and raises like it."""
+    return str(scram.Keys.make(prepare(password), iterations=iterations))
+
+
 def verify_password(password_hash: str, password: str, hasher: argon2.PasswordHasher = _argon2) -> bool:
     """Whether a password fits a hash.  As slow as :func:`hash_password`; a broken hash fits nothing."""
     try:
@@ -92,12 +98,14 @@ class Hasher:
         threads: int = 0,
         waiting: int = WAITING,
         hasher: argon2.PasswordHasher = _argon2,
+        iterations: int = scram.ITERATIONS,
     ) -> None:
         threads = threads or min(os.cpu_count() or 1, 4)
         self._reactor = reactor
         self._pool = pool if pool is not None else ThreadPool(0, threads, "argon2")
         self._room = threads + waiting
         self._hasher = hasher
+        self._iterations = iterations
         self._dummy = dummy_hash(hasher)
         self._stopped = False
 
@@ -120,6 +128,10 @@ class Hasher:
         """The hash to store for a password.  Fails like :meth:`verify`, and with ValueError like
         :func:`hash_password`."""
         return await self.run(partial(hash_password, password, self._hasher))
+
+    async def keys(self, password: str) -> str:
+        """The SCRAM keys to store for a password.  Fails like :meth:`hash`."""
+        return await self.run(partial(scram_keys, password, self._iterations))
 
     def outdated(self, password_hash: str) -> bool:
         """Whether a hash was made with other parameters than ours."""

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from ..directory.auth import Proven
 from ..directory.interfaces import IMailAccount
 from ..mail.events import Authenticated, AuthFailed
 from ..mail.status import MailError, Reply, printable
 from ..wire import commands as c
-from ..wire import sasl
+from ..wire import sasl, scram
 from ..wire.server import constant
+from .tls import channel_binding
 
 if TYPE_CHECKING:
     from .server import MtaServer
 
 AUTHENTICATED = constant(235, "2.7.0", "Authenticated")
-DENIED = constant(535, "5.7.8", "The user name or the password is wrong")
+DENIED = constant(535, "5.7.8", sasl.DENIED.text)
+DENIED_SCRAM = constant(535, "5.7.8", f"{sasl.DENIED.text}, or this account has to log in by PLAIN once")
 UNAVAILABLE = constant(454, "4.7.0", "Passwords can't be checked just now; try again later")
-NO_MECHANISM = constant(504, "5.5.4", f"This mechanism is not offered: use {' or '.join(sasl.MECHANISMS)}")
 
 _log = Logger()
 
 
+def offered(server: MtaServer) -> list[str]:
+    """The mechanisms that a client may use on this channel, as the settings list them."""
+    factory = server.factory
+    usable = {"PLAIN", "LOGIN"}
+    if factory.keys is not None:
+        usable |= {scram.NAME, scram.PLUS} if server.wire.tls == "up" else {scram.NAME}
+    return [name for name in factory.settings.submission.mechanisms if name in usable]
+
+
 def begin(server: MtaServer, command: c.Auth) -> None:
     """AUTH."""
-    make = sasl.MECHANISMS.get(command.mechanism)
-    if make is None:
-        server.reply(NO_MECHANISM)
+    names = offered(server)
+    if command.mechanism not in names:
+        server.reply(Reply(504, "5.5.4", f"This mechanism is not offered: use {' or '.join(names) or 'none'}"))
         return
-    server.exchange = make()
+    make = sasl.MECHANISMS.get(command.mechanism)
+    server.exchange = make() if make is not None else _scram(server, command.mechanism, names)
     step(server, command.initial, initial=True)
+
+
+def _scram(server: MtaServer, mechanism: str, names: list[str]) -> scram.Scram:
+    def binding(kind: str) -> bytes:
+        return channel_binding(server.transport.getHandle(), kind) if server.peer.secure else b""
+
+    return scram.Scram(mechanism == scram.PLUS, scram.PLUS in names, binding)
 
 
 def respond(server: MtaServer, command: c.AuthResponse) -> None:
@@ -47,40 +66,54 @@ def step(server: MtaServer, line: bytes | None, initial: bool = False) -> None:
     assert server.exchange is not None
     try:
         outcome = server.exchange.step(None if line is None else sasl.decode(line, initial))
+    except sasl.Denied as error:
+        server.exchange = None
+        server.ask(_denied(server, error.mechanism, error.username, DENIED_SCRAM))
+        return
     except sasl.SaslError as error:
         server.exchange = None
         server.reply(error.reply)
         return
     if isinstance(outcome, bytes):
         server.reply(sasl.challenge(outcome))
+    elif isinstance(outcome, sasl.Wanted):
+        server.ask(_found(server, outcome))
     else:
         server.exchange = None
         server.ask(_login(server, outcome))
 
 
-async def _login(server: MtaServer, credentials: sasl.Credentials) -> Reply:
+async def _found(server: MtaServer, wanted: sasl.Wanted) -> Reply:
+    """The challenge for a user whose keys have to be found."""
+    exchange, factory = server.exchange, server.factory
+    assert isinstance(exchange, scram.Scram)
+    assert factory.keys is not None
+    try:
+        keys = await factory.keys.find(wanted.username)
+    except Exception as error:
+        server.exchange = None
+        return _not_checked(server, wanted, error)
+    return sasl.challenge(exchange.found(keys))
+
+
+async def _login(server: MtaServer, credentials: sasl.Credentials | sasl.Proven) -> Reply:
     peer, factory = server.peer, server.factory
     throttle, portal = factory.throttle, factory.portal
     assert portal is not None
-    user = printable(credentials.username)
+    username = credentials.username.encode()
     try:
-        offered = UsernamePassword(credentials.username.encode(), credentials.password)
-        _, account, leave = await portal.login(offered, peer, IMailAccount)
+        claim: Any
+        if isinstance(credentials, sasl.Proven):
+            claim = Proven(username)
+        else:
+            claim = UsernamePassword(username, credentials.password)
+        _, account, leave = await portal.login(claim, peer, IMailAccount)
     except UnauthorizedLogin as error:
-        peer.auth_failures += 1
         reply = error.reply if isinstance(error, MailError) else DENIED
-        reply = throttle.failed(peer, credentials.username) or reply
-        _tell_failed(server, credentials, user, reply, temporary=False)
-        await _delay(server, credentials)
-        return reply
+        return await _denied(server, credentials.mechanism, credentials.username, reply)
     except Exception as error:
-        if not isinstance(error, MailError):
-            _log.failure("The password of {user} could not be checked", user=user)
-        # RFC 4954 §6: 454 says that it was not the credentials, whatever went wrong with us
-        reply = error.reply if isinstance(error, MailError) and error.temporary else UNAVAILABLE
-        _tell_failed(server, credentials, user, reply, temporary=True)
-        return reply
-    await _delay(server, credentials)
+        return _not_checked(server, credentials, error)
+    await _delay(server, credentials.username)
     throttle.succeeded(peer, credentials.username)
     if server.wire.state == "closed":
         leave()
@@ -102,13 +135,31 @@ async def _login(server: MtaServer, credentials: sasl.Credentials) -> Reply:
     return AUTHENTICATED
 
 
-async def _delay(server: MtaServer, credentials: sasl.Credentials) -> None:
-    seconds = server.factory.throttle.delay(server.peer, credentials.username)
+async def _denied(server: MtaServer, mechanism: str, username: str, reply: Reply) -> Reply:
+    """A guess: it is counted, told, and answered late."""
+    server.peer.auth_failures += 1
+    reply = server.factory.throttle.failed(server.peer, username) or reply
+    _tell_failed(server, mechanism, username, reply, temporary=False)
+    await _delay(server, username)
+    return reply
+
+
+def _not_checked(server: MtaServer, attempt: sasl.Credentials | sasl.Proven | sasl.Wanted, error: Exception) -> Reply:
+    if not isinstance(error, MailError):
+        _log.failure("The password of {user} could not be checked", user=printable(attempt.username))
+    # RFC 4954 §6: 454 says that it was not the credentials, whatever went wrong with us
+    reply = error.reply if isinstance(error, MailError) and error.reply.code == 454 else UNAVAILABLE
+    _tell_failed(server, attempt.mechanism, attempt.username, reply, temporary=True)
+    return reply
+
+
+async def _delay(server: MtaServer, username: str) -> None:
+    seconds = server.factory.throttle.delay(server.peer, username)
     if seconds > 0:
         await deferLater(server.factory.clock, seconds)
 
 
-def _tell_failed(server: MtaServer, credentials: sasl.Credentials, user: str, reply: Reply, temporary: bool) -> None:
+def _tell_failed(server: MtaServer, mechanism: str, username: str, reply: Reply, temporary: bool) -> None:
     peer, factory = server.peer, server.factory
     factory.events(
         AuthFailed(
@@ -116,8 +167,8 @@ def _tell_failed(server: MtaServer, credentials: sasl.Credentials, user: str, re
             session=peer.session,
             client=peer.address,
             listener=peer.listener,
-            user=user,
-            mechanism=credentials.mechanism,
+            user=printable(username),
+            mechanism=mechanism,
             reply=str(reply),
             temporary=temporary,
         )

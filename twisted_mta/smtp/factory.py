@@ -11,6 +11,7 @@ from twisted.mail.smtp import SMTPFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ..config.settings import Listener, Settings
+from ..directory.auth import ScramKeys
 from ..directory.interfaces import IDirectory
 from ..mail.events import EventSink
 from ..mail.ids import IdMaker
@@ -28,8 +29,9 @@ class MtaServerFactory(SMTPFactory):
     """The factory of one listener.
 
     ``name`` is its table in ``[listen]``.  ``pipeline``, ``reception``, ``sessions``, ``throttle`` and ``tls`` may be
-    shared with other listeners; ``tls`` of None offers no STARTTLS, and ``portal`` of None no AUTH.  ``clock`` gives
-    seconds since the epoch.  Listen with what :meth:`listening` gives, which has TLS around it where that is implicit.
+    shared with other listeners; ``tls`` of None offers no STARTTLS, ``portal`` of None no AUTH, ``keys`` of None no
+    SCRAM.  ``clock`` gives seconds since the epoch.  Listen with what :meth:`listening` gives, which has TLS around it
+    where that is implicit.
     """
 
     protocol: type[MtaServer] = MtaServer
@@ -50,6 +52,7 @@ class MtaServerFactory(SMTPFactory):
         clock: IReactorTime,
         portal: Portal | None = None,
         tls: ServerTls | None = None,
+        keys: ScramKeys | None = None,
     ) -> None:
         super().__init__(portal)  # type: ignore[no-untyped-call]
         if listener.role == "lmtp":
@@ -65,6 +68,7 @@ class MtaServerFactory(SMTPFactory):
         self.events = events
         self.clock = clock
         self.tls = tls
+        self.keys = keys
         self.new_session_id: Callable[[], str] = IdMaker(int.from_bytes(os.urandom(4), "big"), clock.seconds)
         self.configure(settings, pipeline)
 

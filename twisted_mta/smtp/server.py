@@ -354,7 +354,7 @@ class MtaServer(ESMTP):
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None
         if self.wire.auth == "offered":
-            offered[b"AUTH"] = [name.encode("ascii") for name in sasl.MECHANISMS]
+            offered[b"AUTH"] = [name.encode("ascii") for name in authentication.offered(self)]
         return offered
 
     def hello_reply(self, extended: bool) -> Reply:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import ipaddress
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import MD5, SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
@@ -120,6 +122,32 @@ def tls_facts(connection: object) -> str:
     if not isinstance(connection, SSL.Connection):
         return "TLS"
     return f"{connection.get_protocol_version_name()} {connection.get_cipher_name() or ''}".rstrip()
+
+
+def channel_binding(connection: object, kind: str) -> bytes:
+    """The data of a channel binding on our side of a session that is up; b"" where the session has none of the kind.
+
+    "tls-exporter" (RFC 9266) is for TLS 1.3 only: with 1.2 it needs an extension (RFC 7627) of which OpenSSL tells
+    pyOpenSSL nothing.  "tls-server-end-point" (RFC 5929 §4) is the hash of the certificate we show.
+    """
+    if not isinstance(connection, SSL.Connection):
+        return b""
+    if kind == "tls-exporter" and connection.get_protocol_version() == SSL.TLS1_3_VERSION:
+        return connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+    if kind == "tls-server-end-point":
+        shown = connection.get_certificate(as_cryptography=True)
+        return _end_point(shown) if shown is not None else b""
+    return b""
+
+
+def _end_point(certificate: x509.Certificate) -> bytes:
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return b""
+    if algorithm is None:  # Ed25519, for which RFC 5929 §4.1 leaves it undefined
+        return b""
+    return certificate.fingerprint(SHA256() if isinstance(algorithm, MD5 | SHA1) else algorithm)
 
 
 def _is_address(host: str) -> bool:

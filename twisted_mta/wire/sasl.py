@@ -1,4 +1,4 @@
-"""SASL exchanges of a server, sans-I/O: PLAIN and LOGIN.
+"""SASL exchanges of a server, sans-I/O: PLAIN and LOGIN, and what all exchanges come to.
 
 Source: RFC 4954 §4 (AUTH), RFC 4616 (PLAIN), draft-murchison-sasl-login (LOGIN, which RFC 4954's clients still use),
 RFC 4648 §3.3 and §4 (base64, nothing but its alphabet).
@@ -24,11 +24,35 @@ CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
 NOT_BASE64 = Reply(501, "5.5.2", "The response is not valid base64")
 MALFORMED = Reply(501, "5.5.2", "The response is not what the mechanism asks for")
 TOO_LONG = Reply(500, "5.5.6", "The response is too long")
+DENIED = Reply(535, "5.7.8", "The user name or the password is wrong")
 OTHER_IDENTITY = Reply(535, "5.7.8", "Acting for another identity is not supported: leave the first field empty")
 
 
 class SaslError(MailError):
     """The exchange is over; ``reply`` says why.  Never holds what the client sent."""
+
+
+class Denied(SaslError):
+    """The client has shown that it does not know the password of ``username``; this counts as a guess."""
+
+    def __init__(self, reply: Reply, mechanism: str, username: str) -> None:
+        super().__init__(reply)
+        self.mechanism = mechanism
+        self.username = username
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """The exchange goes on once it is told the keys of ``username`` (see :mod:`.scram`)."""
+
+    mechanism: str
+    username: str
+
+
+class Proven(msgspec.Struct, frozen=True):
+    """The exchange itself has proved that the client is ``username``."""
+
+    mechanism: str
+    username: str
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -43,9 +67,10 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Exchange(Protocol):
-    """One exchange: :meth:`step` until it gives :class:`Credentials` or raises :class:`SaslError`."""
+    """One exchange: :meth:`step` until it gives :class:`Credentials` or :class:`Proven`, or raises
+    :class:`SaslError`."""
 
-    def step(self, response: bytes | None) -> bytes | Credentials:
+    def step(self, response: bytes | None) -> bytes | Credentials | Wanted | Proven:
         """Take a decoded response (None: AUTH came without one); the next challenge, not encoded, or the end."""
         ...
 

@@ -80,7 +80,8 @@ def changed(change: Callable[[], T], kind: str, name: str) -> T:
 def public(record: Customer | Domain | User | Alias) -> dict[str, Any]:
     """A record as JSON shows it: without password hashes."""
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
-    fields.pop("password_hash", None)
+    for secret in ("password_hash", "scram"):
+        fields.pop(secret, None)
     plain: dict[str, Any] = msgspec.to_builtins(fields)
     return plain
 
