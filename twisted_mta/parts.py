@@ -32,7 +32,10 @@ from .policy.access import AccessPolicy
 from .policy.connections import ConnectionPolicy
 from .policy.interfaces import IPolicy
 from .policy.pipeline import Pipeline
+from .policy.dns_lists import DnsListPolicy
+from .policy.greeting import GreetingPolicy, HelloPolicy
 from .policy.plugins import configured_policies
+from .policy.names import NamePolicy
 from .policy.quotas import QuotaPolicy
 from .policy.rates import RatePolicy
 from .policy.submission import SubmissionPolicy
@@ -166,8 +169,10 @@ def assemble(
     throttle = AuthThrottle(settings, reactor)
     connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
     submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
-    rates = RatePolicy(settings, reactor)
-    own: tuple[IPolicy, ...] = (connections, rates, access, submission, quotas)
+    rates, lists = RatePolicy(settings, reactor), DnsListPolicy(resolver, settings, reactor)
+    names, greeting, hello = NamePolicy(resolver, settings), GreetingPolicy(settings, reactor), HelloPolicy(settings)
+    # What begins to ask stands before what waits; access, which knows the recipients, before what asks about clients.
+    own: tuple[IPolicy, ...] = (connections, rates, names, access, lists, greeting, hello, submission, quotas)
     stages = (*own, *stage_maker(settings, directory, store, reactor))
     pipeline = Pipeline(stages)
     sessions = Sessions(reactor)
@@ -234,3 +239,7 @@ def assemble(
         stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )
+        names.reconfigure,
+        lists.reconfigure,
+        greeting.reconfigure,
+        hello.reconfigure,

@@ -30,6 +30,7 @@ _OF_KIND = {
     kinds.MaybeEndpoint: st.just("") | _ENDPOINT,
     kinds.MaybeMailbox: st.just("") | _DOMAIN.map(lambda domain: f"Post.Master@{domain}"),
     kinds.Server: _ADDRESS | _ADDRESS_PORT,
+    kinds.DnsListText: _DOMAIN | _DOMAIN.map(lambda zone: f"{zone}=127.0.0.2/31,127.0.0.9*-2"),
     kinds.Port: st.integers(1, 65535),
     kinds.ListenPort: st.integers(0, 65535),
     kinds.Count: st.integers(0, 10**9),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,3 +53,37 @@ class TarpitTests(SynchronousTestCase):
         client = World().session()
         client.read()
         self.assertEqual(client.codes(*["FOO"] * 10, "NOOP"), [500] * 10 + [250])
+
+
+class Waits(Policy):
+    """Greets when the test says so."""
+
+    def __init__(self, stranger: bool = True) -> None:
+        self.stranger = stranger
+        self.greet: Deferred[None] = Deferred()
+
+    async def connect(self, peer: Any) -> None:
+        peer.stranger = self.stranger
+        await self.greet
+
+
+class EarlyTalkerTests(SynchronousTestCase):
+    """Who speaks before the greeting (RFC 5321 §4.3.1)."""
+
+    def after(self, said: bytes, wait: Waits, role: str = "mx") -> bytes:
+        client = World(role, stages=[wait]).session()
+        client.server.dataReceived(said)
+        wait.greet.callback(None)
+        return client.read()
+
+    def test_a_stranger_is_turned_away(self) -> None:
+        for said in (b"EHLO far.example\r\n", b"E", b"\r\n"):
+            self.assertTrue(self.after(said, Waits()).startswith(b"554 5.5.1 You spoke before"), said)
+            self.assertNotIn(b"250", self.after(said, Waits()))
+
+    def test_who_waits_is_greeted(self) -> None:
+        self.assertEqual(codes(self.after(b"", Waits())), [220])
+
+    def test_others_may(self) -> None:
+        self.assertEqual(codes(self.after(b"EHLO far.example\r\n", Waits(stranger=False))), [220, 250])
+        self.assertEqual(codes(self.after(b"EHLO far.example\r\n", Waits(), "submission")), [220, 250])

@@ -149,10 +149,8 @@ class TextFormat:
 
     def _rejected(self, e: Rejected) -> str:
         stage = _STAGES.get(e.stage) or printable(e.stage, 20).upper()
-        line = (
-            f"{self._stamp}{self._receiver(e.listener)}NOQUEUE: reject: {stage} from unknown[{printable(e.client)}]:"
-            f" {_replied(e.reply)};"
-        )
+        client = f"{_host(e.hostname)}[{printable(e.client)}]"
+        line = f"{self._stamp}{self._receiver(e.listener)}NOQUEUE: reject: {stage} from {client}: {_replied(e.reply)};"
         if e.stage not in ("connect", "helo"):
             line += f" from=<{inside(e.sender)}>"
             if e.recipient:
@@ -178,12 +176,12 @@ class TextFormat:
         elif e.user:
             by = f", sasl_method={printable(e.mechanism)}" if e.mechanism else ""
             first = (
-                f"{stamp}{self._receiver(e.listener)}{e.id}: client=unknown[{printable(e.client)}]{by},"
+                f"{stamp}{self._receiver(e.listener)}{e.id}: client={_host(e.hostname)}[{printable(e.client)}]{by},"
                 f" sasl_username={inside(e.user)}, session={e.session}\n"
             )
         else:
-            client = printable(e.client)
-            first = f"{stamp}{self._receiver(e.listener)}{e.id}: client=unknown[{client}], session={e.session}\n"
+            client = f"{_host(e.hostname)}[{printable(e.client)}]"
+            first = f"{stamp}{self._receiver(e.listener)}{e.id}: client={client}, session={e.session}\n"
         named = inside(e.message_id.removeprefix("<").removesuffix(">"))
         return (
             f"{first}{stamp}{self._cleanup}{e.id}: message-id=<{named}>\n"
@@ -237,3 +235,7 @@ class TextFormat:
     def _service(self, e: Service) -> str:
         detail = f" -- {_replied(e.detail)}" if e.detail else ""
         return f"{self._stamp}{self._program('master')}{printable(e.what)}{detail}\n"
+
+
+def _host(name: str) -> str:
+    return printable(name).replace(" ", "_").replace("[", "_") if name else "unknown"

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import attrs
 
-from . import units
+from . import dns_lists, units
 
 
 @attrs.frozen
@@ -46,6 +46,7 @@ MaybeEndpoint = Annotated[
     str, Kind("host:port or unix:/path", units.canonical(units.parse_endpoint), "unix:/run/dovecot/lmtp")
 ]
 MaybeMailbox = Annotated[str, Kind("mail address", units.canonical(units.parse_mailbox), "hostmaster@isp.example")]
+DnsListText = Annotated[str, Kind("DNS list", dns_lists.parse_dns_list, "zen.isp.example=127.0.0.2/31*2")]
 Server = Annotated[str, Kind("address or address:port", units.parse_server, "192.0.2.53")]
 
 Port = Annotated[int, Range(1, 65535)]

@@ -14,6 +14,7 @@ import attrs
 
 from .kinds import (
     Count,
+    DnsListText,
     Domain,
     IpAddress,
     ListenPort,
@@ -130,6 +131,22 @@ class Defence:
     """Commands of one customer in a minute."""
     customer_errors_per_minute: Positive | None = 600
     """Refused commands of one customer in a minute."""
+    greeting_delay: Duration = Duration(2.0)
+    """How long a stranger on a listener of role "mx" waits for the greeting; one that speaks before it is turned away.
+    Who has handed in a message within the last week does not wait.  0s: nobody does."""
+    check_helo: bool = True
+    """Whether a stranger must call itself by a well-formed domain name or its own address literal, and not by our
+    name (RFC 5321 §4.1.1.1)."""
+    reverse_dns: bool = True
+    """Whether the name of a client's address is looked up for Received and the log; nobody waits for it."""
+    dns_lists: tuple[DnsListText, ...] = ()
+    """DNS block and allow lists (RFC 5782) that strangers on a listener of role "mx" are looked up in, each written
+    "zone", "zone*weight" or "zone=answers*weight", such as "bl.isp.example=127.0.0.2/31,127.0.0.10*2" and
+    "good.isp.example*-3"."""
+    dns_list_threshold: Positive = 1
+    """A client is refused when the weights of the lists that have it add up to this; postmaster takes mail from all."""
+    dns_list_timeout: Duration = Duration(5.0)
+    """How long after the connection a list may answer before it counts as not having the client."""
     tarpit: Duration = Duration(15.0)
     """How late a client just below twice a rate is answered; also the longest pause after a refused command of a
     stranger, which grows from the sixth one on.  0s: never late."""

@@ -91,6 +91,12 @@ class IResolver(Interface):
     async def ptr(address: str) -> Sequence[str]:
         """The names of an IP address, at least one.  Raises as ``addresses`` does."""
 
+    async def ipv4(name: str) -> Sequence[str]:
+        """The IPv4 addresses of a name, at least one.  Raises as ``addresses`` does."""
+
+    async def texts(name: str) -> Sequence[str]:
+        """The TXT records of a name, at least one, each as one text.  Raises as ``addresses`` does."""
+
 
 class _Cached(NamedTuple):
     expires: float
@@ -176,6 +182,15 @@ class Resolver:
         """See :class:`IResolver`."""
         records = await self.lookup(dns.reversename.from_address(address).to_text(), "PTR")
         return [_text(record.target) for record in records]
+
+    async def ipv4(self, name: str) -> Sequence[str]:
+        """See :class:`IResolver`."""
+        return [record.address for record in await self.lookup(name, "A")]
+
+    async def texts(self, name: str) -> Sequence[str]:
+        """See :class:`IResolver`."""
+        records = await self.lookup(name, "TXT")
+        return [b"".join(record.strings).decode("utf-8", "replace") for record in records]
 
     async def lookup(self, name: str, kind: str) -> tuple[Any, ...]:
         """The records of one kind ("MX", "TXT" …) as dnspython's rdata, at least one.  Raises :class:`DnsError`."""

@@ -77,6 +77,7 @@ class Rejected(Event, frozen=True, tag="reject"):
     user: str = ""
     customer: str = ""
     limit: str = ""
+    hostname: str = ""
 
 
 class TlsFailed(Event, frozen=True, tag="tls-failed"):
@@ -106,6 +107,7 @@ class Accepted(Event, frozen=True, tag="accept"):
     message_id: str = ""
     tls: str = ""
     mechanism: str = ""
+    hostname: str = ""
 
 
 class Routed(Event, frozen=True, tag="route"):

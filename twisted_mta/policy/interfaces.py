@@ -23,7 +23,9 @@ class Peer:
     ``address`` is an IP address; ``role`` is the listener's (mx, submission, lmtp); ``secure`` is whether TLS is up,
     ``tls`` says which ("TLSv1.3 TLS_AES_256_GCM_SHA384").  ``relaying``: ``relay.networks`` holds the address.
     ``stranger``: neither ``relay.networks`` nor ``defence.exempt`` hold it.  ``charged`` is what :mod:`.rates` has
-    counted of this session: commands, errors, failed logins, and the customer it was counted for.
+    counted of this session: commands, errors, failed logins, and the customer it was counted for.  ``hostname`` is the
+    name of the address that leads back to it, "unknown", or "" where that was not asked.  ``allowed``: on a DNS list of
+    good senders.
     """
 
     session: str
@@ -44,6 +46,13 @@ class Peer:
     auth_failures: int = 0
     stranger: bool = False
     charged: tuple[int, int, int, str] = (0, 0, 0, "")
+    hostname: str = ""
+    allowed: bool = False
+
+    @property
+    def guarded(self) -> bool:
+        """Whether this is the world bringing mail, of whom nothing is known."""
+        return self.stranger and self.role == "mx" and self.account is None
 
     @property
     def user(self) -> str:

@@ -271,6 +271,7 @@ class Inbound:
             message_id=message.message_id,
             tls=peer.tls,
             mechanism=peer.mechanism,
+            hostname=peer.hostname,
         )
         routed = Routed(
             time=now,

@@ -61,6 +61,7 @@ def rejected(server: MtaServer, command: c.Command, reply: Reply, limit: str = "
             limit=limit,
         )
     )
+            hostname=peer.hostname,
 
 
 def tls_failed(server: MtaServer, reason: Failure) -> None:

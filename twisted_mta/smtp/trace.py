@@ -32,7 +32,8 @@ def received(peer: Peer, hostname: str, id: str, when: float, recipient: str) ->
     """
     helo = _ODD.sub("?", peer.helo) or "unknown"
     tls = f"\t(using {peer.tls.replace(' ', ' with cipher ', 1)})\r\n" if peer.secure else ""
-    client = f" ({literal(peer.address)})" if peer.address else ""
+    name = f"{_ODD.sub('?', peer.hostname)} " if peer.hostname else ""
+    client = f" ({name}{literal(peer.address)})" if peer.address else ""
     end = f"\r\n\tfor <{recipient}>;" if recipient else ";"
     return (
         f"Received: from {helo}{client}\r\n{tls}"

@@ -26,6 +26,7 @@ TOO_MANY_RECIPIENTS = constant(452, "4.5.3", "Too many recipients in one transac
 AUTHENTICATE = constant(530, "5.7.0", "Authentication required")
 STARTTLS_FIRST = constant(530, "5.7.0", "Send STARTTLS first, then authenticate")
 STOPPING = constant(421, "4.3.2", "The service is stopping; try again later")
+SPOKE_FIRST = constant(554, "5.5.1", "You spoke before the greeting: wait for it (RFC 5321 section 4.3.1)")
 
 
 async def connect(server: MtaServer) -> Reply:
@@ -35,6 +36,8 @@ async def connect(server: MtaServer) -> Reply:
         if reply is not None:
             return reply
     return server.factory.greeting
+    if server.peer.guarded and server.wire.buffered:
+        return SPOKE_FIRST
 
 
 async def hello(server: MtaServer, command: c.Hello) -> Reply:

@@ -51,6 +51,14 @@ class FakeResolver:
         """See :class:`IResolver`."""
         return [_plain(name) for name in self._find(dns.reversename.from_address(address).to_text(), "PTR")]
 
+    async def ipv4(self, name: str) -> Sequence[str]:
+        """See :class:`IResolver`."""
+        return self._find(name, "A")
+
+    async def texts(self, name: str) -> Sequence[str]:
+        """See :class:`IResolver`."""
+        return [text.strip('"') for text in self._find(name, "TXT")]
+
     def _find(self, name: str, kind: str) -> list[str]:
         name = _plain(name)
         self.asked.append((name, kind))

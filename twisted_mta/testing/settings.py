@@ -17,6 +17,9 @@ hostname = "mx.isp.example"
 [relay]
 private_addresses = true  # other hosts are at addresses for documentation (RFC 5737)
 
+[defence]
+greeting_delay = "0s"
+
 [queue]
 sync = "never"  # the state is in a temporary folder
 disk_reserve = "0"
