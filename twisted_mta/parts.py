@@ -30,12 +30,12 @@ from .directory.passwords import Hasher
 from .mail.events import AnyEvent, EventSink
 from .policy.access import AccessPolicy
 from .policy.connections import ConnectionPolicy
-from .policy.interfaces import IPolicy
-from .policy.pipeline import Pipeline
 from .policy.dns_lists import DnsListPolicy
 from .policy.greeting import GreetingPolicy, HelloPolicy
-from .policy.plugins import configured_policies
+from .policy.interfaces import IPolicy
 from .policy.names import NamePolicy
+from .policy.pipeline import Pipeline
+from .policy.plugins import configured_policies
 from .policy.quotas import QuotaPolicy
 from .policy.rates import RatePolicy
 from .policy.submission import SubmissionPolicy
@@ -208,6 +208,10 @@ def assemble(
         throttle.reconfigure,
         connections.reconfigure,
         rates.reconfigure,
+        names.reconfigure,
+        lists.reconfigure,
+        greeting.reconfigure,
+        hello.reconfigure,
         access.reconfigure,
         submission.reconfigure,
         quotas.reconfigure,
@@ -239,7 +243,3 @@ def assemble(
         stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )
-        names.reconfigure,
-        lists.reconfigure,
-        greeting.reconfigure,
-        hello.reconfigure,

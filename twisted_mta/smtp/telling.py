@@ -59,9 +59,9 @@ def rejected(server: MtaServer, command: c.Command, reply: Reply, limit: str = "
             user=peer.user,
             customer=peer.customer,
             limit=limit,
+            hostname=peer.hostname,
         )
     )
-            hostname=peer.hostname,
 
 
 def tls_failed(server: MtaServer, reason: Failure) -> None:

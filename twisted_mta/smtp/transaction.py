@@ -25,8 +25,8 @@ SEND_CONTENT = constant(354, "", "Send the message, and end it with a dot on a l
 TOO_MANY_RECIPIENTS = constant(452, "4.5.3", "Too many recipients in one transaction; send the others in another")
 AUTHENTICATE = constant(530, "5.7.0", "Authentication required")
 STARTTLS_FIRST = constant(530, "5.7.0", "Send STARTTLS first, then authenticate")
-STOPPING = constant(421, "4.3.2", "The service is stopping; try again later")
 SPOKE_FIRST = constant(554, "5.5.1", "You spoke before the greeting: wait for it (RFC 5321 section 4.3.1)")
+STOPPING = constant(421, "4.3.2", "The service is stopping; try again later")
 
 
 async def connect(server: MtaServer) -> Reply:
@@ -35,9 +35,9 @@ async def connect(server: MtaServer) -> Reply:
         reply = await hook(server.peer)
         if reply is not None:
             return reply
-    return server.factory.greeting
     if server.peer.guarded and server.wire.buffered:
         return SPOKE_FIRST
+    return server.factory.greeting
 
 
 async def hello(server: MtaServer, command: c.Hello) -> Reply:
