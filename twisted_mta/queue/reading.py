@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable, Iterator
 
 from ..mail.envelope import Delivery, Lane, Message
@@ -221,6 +222,17 @@ def _prefixed(txn: Txn, table: Db, prefix: bytes) -> Iterator[tuple[bytes, bytes
             more = cursor.next()
 
 
+def needle_of(text: str) -> bytes:
+    """What the record of whatever contains this text, in any case, has in it as well, in lower case."""
+    return max(re.findall(r"[\x00-\x7f]+", text.lower()), key=len, default="").encode()
+
+
+def needles_of(match: QueueFilter) -> list[bytes]:
+    """What the record of each delivery that matches has in it."""
+    texts = (match.recipient, match.reason, match.destination, match.customer or "")
+    return [needle for needle in map(needle_of, texts) if needle]
+
+
 class Page:
     """A page of deliveries: by their keys where few lanes hold all that can match, else by looking at each in turn."""
 
@@ -275,16 +287,39 @@ class Page:
         return id_key(time_floor(self._now - self._match.older_than + ID_DELAY))
 
     def _scan(self, start: bytes, limit: int) -> list[tuple[Message, Delivery]]:
+        if self._match.sender:
+            return self._scan_messages(start, limit)
         found: list[tuple[Message, Delivery]] = []
-        end = self._end()
+        end, needles = self._end(), needles_of(self._match)
         with self._txn.cursor(self._tables.delivery) as cursor:
-            more = cursor.set_range(start)
-            while more and len(found) < limit:
-                key, raw = cursor.item()
+            if not cursor.set_range(start):
+                return found
+            for key, raw in cursor.iternext():
                 if key >= end:
                     break
+                if needles:
+                    # Most rows are seen not to match without being decoded, which costs ten times as much.
+                    lower = raw.lower()
+                    if not all(needle in lower for needle in needles):
+                        continue
                 self._add(found, raw)
-                more = cursor.next()
+                if len(found) >= limit:
+                    break
+        return found
+
+    def _scan_messages(self, start: bytes, limit: int) -> list[tuple[Message, Delivery]]:
+        found: list[tuple[Message, Delivery]] = []
+        end, needle = self._end(), needle_of(self._match.sender or "")
+        with self._txn.cursor(self._tables.message) as cursor:
+            if not cursor.set_range(start[:ID_BYTES]):
+                return found
+            for mid, row in cursor.iternext():
+                if mid >= end or len(found) >= limit:
+                    break
+                if needle in row.lower():
+                    for key, raw in _prefixed(self._txn, self._tables.delivery, mid):
+                        if key >= start and len(found) < limit:
+                            self._add(found, raw)
         return found
 
     def _lanes(self, limit: int) -> list[tuple[bytes, LaneRow]] | None:
