@@ -32,6 +32,7 @@ from .policy.access import AccessPolicy
 from .policy.connections import ConnectionPolicy
 from .policy.dns_lists import DnsListPolicy
 from .policy.greeting import GreetingPolicy, HelloPolicy
+from .policy.greylist import GreylistPolicy
 from .policy.interfaces import IPolicy
 from .policy.names import NamePolicy
 from .policy.pipeline import Pipeline
@@ -84,6 +85,7 @@ class Parts:
     portal: Portal
     throttle: AuthThrottle
     stages: tuple[IPolicy, ...]
+    greylist: GreylistPolicy
     own_stages: tuple[IPolicy, ...]
     sessions: Sessions
     tls: ServerTls | None
@@ -109,6 +111,7 @@ class Parts:
         await self.scheduler.stop()
         self.hasher.stop()
         await self.store.stop()
+        self.greylist.close()
         self.directory.close()
 
     def reconfigure(self, settings: Settings) -> None:
@@ -172,7 +175,8 @@ def assemble(
     rates, lists = RatePolicy(settings, reactor), DnsListPolicy(resolver, settings, reactor)
     names, greeting, hello = NamePolicy(resolver, settings), GreetingPolicy(settings, reactor), HelloPolicy(settings)
     # What begins to ask stands before what waits; access, which knows the recipients, before what asks about clients.
-    own: tuple[IPolicy, ...] = (connections, rates, names, access, lists, greeting, hello, submission, quotas)
+    grey = GreylistPolicy(settings, reactor)
+    own: tuple[IPolicy, ...] = (connections, rates, names, access, lists, greeting, hello, submission, quotas, grey)
     stages = (*own, *stage_maker(settings, directory, store, reactor))
     pipeline = Pipeline(stages)
     sessions = Sessions(reactor)
@@ -212,6 +216,7 @@ def assemble(
         lists.reconfigure,
         greeting.reconfigure,
         hello.reconfigure,
+        grey.reconfigure,
         access.reconfigure,
         submission.reconfigure,
         quotas.reconfigure,
@@ -236,6 +241,7 @@ def assemble(
         portal=portal,
         throttle=throttle,
         stages=stages,
+        greylist=grey,
         own_stages=own,
         sessions=sessions,
         tls=tls,

@@ -153,6 +153,25 @@ class Defence:
 
 
 @attrs.frozen(kw_only=True)
+class Greylist:
+    """Whether strangers on a listener of role "mx" are asked to come again with their first message (RFC 6647)."""
+
+    enabled: bool = False
+    """Whether they are.  Users, ``relay.networks``, ``defence.exempt`` and who is on an allow list never are."""
+    delay: Duration = Duration(5 * MINUTE)
+    """How long after the first attempt the next one is welcome."""
+    retry_within: Duration = Duration(2 * DAY)
+    """How long after the first attempt it must come; later ones count as first."""
+    remember: Duration = Duration(36 * DAY)
+    """How long a site (IPv4 /24, IPv6 /64), sender and recipient that have come again are known since their last
+    message."""
+    allow_after: Count = 5
+    """With so many such senders and recipients a site is welcome with all its mail; 0: never."""
+    entries: Positive = 1_000_000
+    """How much is remembered, at about 250 octets each on disk; what expires first makes room."""
+
+
+@attrs.frozen(kw_only=True)
 class Submission:
     """What is done to mail that users hand in (RFC 6409)."""
 
@@ -332,6 +351,7 @@ class Settings:
     tls: Tls = Tls()
     smtp: Smtp = Smtp()
     defence: Defence = Defence()
+    greylist: Greylist = Greylist()
     submission: Submission = Submission()
     relay: Relay = Relay()
     local: Local = Local()
