@@ -77,7 +77,8 @@ class GreetingTests(SynchronousTestCase):
                 b"250-SIZE 1234",
                 b"250-8BITMIME",
                 b"250-ENHANCEDSTATUSCODES",
-                b"250 DSN",
+                b"250-DSN",
+                b"250 CHUNKING",
                 b"",
             ],
         )

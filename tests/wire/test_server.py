@@ -36,7 +36,7 @@ def fitting(event: c.Command) -> Reply:
         return GO_ON
     if isinstance(event, c.Quit):
         return BYE
-    if isinstance(event, c.ContentEnd) and event.flaw is not None:
+    if isinstance(event, c.ContentEnd | c.ChunkEnd) and event.flaw is not None:
         return event.flaw
     if isinstance(event, c.Auth):
         return Reply(334, "", "")
@@ -57,6 +57,9 @@ def converse(
             if isinstance(event, c.Content):
                 content += event.data
                 continue
+            if isinstance(event, c.ChunkEnd):
+                content += event.data
+                event = c.ChunkEnd(b"", event.flaw, event.size)
             if isinstance(event, c.ContentEnd):
                 # How much is given out before a flaw depends on the pieces; it is thrown away in any case.
                 whole = b"" if event.flaw is not None else content + event.data
@@ -122,11 +125,13 @@ class TurnTests(SynchronousTestCase):
 
 
 ORDER = """
-    state    EHLO MAIL RCPT DATA RSET NOOP VRFY EXPN HELP STARTTLS AUTH
-    fresh    ok   503  503  503  ok   ok   ok   ok   ok   503      503
-    greeted  ok   ok   503  503  ok   ok   ok   ok   ok   ok       ok
-    mail     ok   503  ok   554  ok   ok   ok   ok   ok   503      503
-    rcpt     ok   503  ok   ok   ok   ok   ok   ok   ok   503      503
+    state    EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP STARTTLS AUTH
+    fresh    ok   503  503  503  503  ok   ok   ok   ok   ok   503      503
+    greeted  ok   ok   503  503  503  ok   ok   ok   ok   ok   ok       ok
+    mail     ok   503  ok   554  554  ok   ok   ok   ok   ok   503      503
+    rcpt     ok   503  ok   ok   ok   ok   ok   ok   ok   ok   503      503
+    chunks   ok   503  503  503  ok   ok   ok   ok   ok   ok   503      503
+    spoilt   ok   503  503  503  503  ok   ok   ok   ok   ok   503      503
 """
 LINES = {
     "EHLO": b"EHLO x",
@@ -135,12 +140,15 @@ LINES = {
     "VRFY": b"VRFY a",
     "EXPN": b"EXPN a",
     "AUTH": b"AUTH PLAIN",
+    "BDAT": b"BDAT 0",
 }
 REACH = {
     "fresh": b"",
     "greeted": b"EHLO x\r\n",
     "mail": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\n",
     "rcpt": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\n",
+    "chunks": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nBDAT 2\r\nhi",
+    "spoilt": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nBDAT 2\r\n\0\0",
 }
 
 

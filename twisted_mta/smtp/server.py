@@ -1,6 +1,6 @@
 """The receiving SMTP protocol: Twisted's ESMTP server over the sans-I/O core of :mod:`twisted_mta.wire.server`.
 
-Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409.
+Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..policy.interfaces import Peer, Transaction
 from ..queue.interfaces import QuotaExceeded
 from ..wire import commands as c
 from ..wire import sasl
-from ..wire.server import AuthState, ServerConnection, constant
+from ..wire.order import AuthState
+from ..wire.server import ServerConnection, constant
 from . import authentication, immediate, telling, transaction
 from .peers import is_loopback, peer_address
 from .reception import Inbound
@@ -177,7 +178,7 @@ class MtaServer(ESMTP):
         if wire.state == "closed":
             return
         wire.receive(data)
-        if wire.state == "content":
+        if wire.state == "content" or wire.state == "chunk":
             self._received += len(data)
             smtp = self.factory.settings.smtp
             if self._received >= PROGRESS * smtp.timeout:
@@ -350,6 +351,7 @@ class MtaServer(ESMTP):
             b"8BITMIME": None,
             b"ENHANCEDSTATUSCODES": None,
             b"DSN": None,
+            b"CHUNKING": None,
         }
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None
@@ -388,7 +390,7 @@ class MtaServer(ESMTP):
         self.reply(QUIT)
 
     def _reset(self, _: c.Command) -> None:
-        self.transaction = None
+        transaction.forget(self)
         self.reply(OK)
 
 
@@ -405,6 +407,8 @@ _HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
     c.Mail: _asks(transaction.mail),
     c.Rcpt: _asks(transaction.rcpt),
     c.Data: _asks(transaction.data),
+    c.Chunk: _asks(transaction.chunk),
+    c.ChunkEnd: _asks(transaction.chunk_end),
     c.Content: transaction.content,
     c.ContentEnd: _asks(transaction.content_end),
     c.Reset: MtaServer._reset,
@@ -416,6 +420,6 @@ _HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
     c.StartTls: MtaServer._start_tls,
     c.Auth: authentication.begin,
     c.AuthResponse: authentication.respond,
-    c.Refused: lambda server, event: server.reply(event.reply),
+    c.Refused: transaction.refused,
 }
 """What each command does; the stock server finds it by ``getattr``, which lets a client choose."""

@@ -19,6 +19,8 @@ _STAGES: dict[type[c.Command], str] = {
     c.Mail: "mail",
     c.Rcpt: "rcpt",
     c.Data: "data",
+    c.Chunk: "data",
+    c.ChunkEnd: "content",
     c.ContentEnd: "content",
 }
 

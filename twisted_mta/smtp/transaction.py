@@ -1,7 +1,7 @@
-"""What the commands of a mail transaction do: HELO, EHLO, MAIL, RCPT, DATA, the content, RSET.
+"""What the commands of a mail transaction do: HELO, EHLO, MAIL, RCPT, DATA, BDAT, the content, RSET.
 
 Each is a coroutine that returns the reply, or raises :class:`~twisted_mta.mail.status.MailError` with it; the session
-answers with that and moves on.  Source: RFC 5321 §3.3 and §4.1.1, RFC 1870 §6, RFC 6409 §4.3.
+answers with that and moves on.  Source: RFC 5321 §3.3 and §4.1.1, RFC 1870 §6, RFC 6409 §4.3, RFC 3030 §2.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..config.settings import Settings
     from .server import MtaServer
 
+_DATA = c.Data()
 SENDER_OK = constant(250, "2.1.0", "Sender OK")
 RECIPIENT_OK = constant(250, "2.1.5", "Recipient OK")
 SEND_CONTENT = constant(354, "", "Send the message, and end it with a dot on a line of its own")
@@ -46,7 +47,7 @@ async def hello(server: MtaServer, command: c.Hello) -> Reply:
         reply = await hook(server.peer, command.name)
         if reply is not None:
             return reply
-    server.transaction = None
+    forget(server)
     server.peer.helo = command.name
     server.peer.esmtp = command.extended
     return server.hello_reply(command.extended)
@@ -125,6 +126,11 @@ async def data(server: MtaServer, command: c.Data) -> Reply:
     return SEND_CONTENT
 
 
+async def chunk(server: MtaServer, command: c.Chunk) -> Reply:
+    """BDAT (RFC 3030 §2).  The first of a message begins what DATA does; a positive reply is not sent."""
+    return await data(server, _DATA) if server.inbound is None else SEND_CONTENT
+
+
 def content(server: MtaServer, event: c.Content) -> None:
     """A piece of the content."""
     inbound = server.inbound
@@ -132,6 +138,35 @@ def content(server: MtaServer, event: c.Content) -> None:
     waiting = inbound.write(event.data)
     if waiting is not None:
         server.wait(waiting)
+
+
+async def chunk_end(server: MtaServer, event: c.ChunkEnd) -> Reply:
+    """The end of a chunk that is not the last."""
+    inbound = server.inbound
+    assert inbound is not None
+    if event.flaw is not None:
+        forget(server)
+        raise MailError(event.flaw)
+    if event.data:
+        waiting = inbound.write(event.data)
+        if waiting is not None:
+            await waiting
+    return Reply(250, "2.0.0", f"{event.size} octets received")
+
+
+def refused(server: MtaServer, event: c.Refused) -> None:
+    """A command that is refused for its form or its place.  Such a BDAT ends the message (RFC 3030 §2)."""
+    if event.verb == "BDAT":
+        forget(server)
+    server.reply(event.reply)
+
+
+def forget(server: MtaServer) -> None:
+    """Forget the transaction, and a message that has begun with BDAT."""
+    server.transaction = None
+    inbound, server.inbound = server.inbound, None
+    if inbound is not None:
+        inbound.abort()
 
 
 async def content_end(server: MtaServer, event: c.ContentEnd) -> Reply:

@@ -1,7 +1,7 @@
 """SMTP commands as a server reads them: one value for each, and the parsers that make them.  Sans-I/O.
 
 Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
-RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT).
+RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT).
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ class Data(Command, frozen=True, gc=False):
     """DATA, to be answered with 354 or a refusal."""
 
 
+class Chunk(Command, frozen=True, gc=False):
+    """BDAT: ``size`` octets of content follow, the ``last`` ones or not (RFC 3030 §2).  A positive reply is not sent:
+    the content is given next, and its end is what is answered."""
+
+    size: int
+    last: bool
+
+
 class Reset(Command, frozen=True, gc=False):
     """RSET."""
 
@@ -119,6 +127,15 @@ class Content(Command, frozen=True, gc=False):
     data: bytes
 
 
+class ChunkEnd(Command, frozen=True, gc=False):
+    """A chunk that is not the last is complete with ``data``; ``flaw`` is as in :class:`ContentEnd`.  ``size`` is that
+    of the chunk."""
+
+    data: bytes
+    flaw: Reply | None
+    size: int
+
+
 class ContentEnd(Command, frozen=True, gc=False):
     """The content is complete with ``data``.  ``flaw`` is the refusal that the content itself calls for.
     ``eight_bit``: it is not pure ASCII.  ``lost``: the client went on far beyond every limit, no end was found, and
@@ -139,6 +156,7 @@ _ROUTE = re.compile(rf"{_HOP}(?:,{_HOP})*+:(?=.)")
 _PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]+))?")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _DIGITS = re.compile(r"[0-9]{1,20}")
+_CHUNK = re.compile(r"([0-9]{1,20})(?:[ \t]+(LAST))?", re.IGNORECASE)
 _MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}")
 _NAME = re.compile(r"[!-~]{1,255}")
 
@@ -274,6 +292,14 @@ def hello(argument: str, extended: bool) -> Hello:
     return Hello(argument, extended)
 
 
+def bdat(argument: str) -> Chunk:
+    """BDAT's argument (RFC 3030 §2)."""
+    match = _CHUNK.fullmatch(argument)
+    if match is None:
+        raise CommandError(Reply(501, "5.5.4", "Syntax: BDAT chunk-size [LAST]"))
+    return Chunk(int(match[1]), match[2] is not None)
+
+
 def auth(argument: str) -> Auth:
     """AUTH's argument (RFC 4954 §4)."""
     mechanism, _, initial = argument.partition(" ")
@@ -328,6 +354,7 @@ VERBS: dict[bytes, Verb] = {
         Verb("MAIL", mail, MAIL_LIMIT),
         Verb("RCPT", rcpt, RCPT_LIMIT),
         Verb("DATA", _bare(_DATA)),
+        Verb("BDAT", bdat),
         Verb("RSET", _bare(_RESET)),
         Verb("NOOP", _whatever(_NOOP)),
         Verb("QUIT", _bare(_QUIT)),

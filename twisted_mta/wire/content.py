@@ -1,7 +1,7 @@
-"""The content after DATA: where it ends, what is in it, and whether it may be taken.  Sans-I/O.
+"""The content after DATA or BDAT: where it ends, what is in it, and whether it may be taken.  Sans-I/O.
 
 Source: RFC 5321 §4.1.1.4 (DATA), §4.5.2 (transparency), §4.5.3.1.6 (line length), §2.3.8 (only CRLF ends a line),
-RFC 1870 §6.3 (too large).  Whole buffers are searched at C's speed; there is no loop over lines.
+RFC 1870 §6.3 (too large), RFC 3030 §2 (chunks).  Whole buffers are searched at C's speed; there is no loop over lines.
 
 Only CRLF.CRLF ends the content.  What others once took for an end as well (SMTP smuggling: CVE-2023-51764 and its
 kin) is a CR or LF outside CRLF, and a message with one is refused, or mended if so set; in neither case does it end.
@@ -116,3 +116,28 @@ class ContentDecoder:
             start, before = last + 2, 0
         self._line = before
         return False
+
+
+class ChunkDecoder(ContentDecoder):
+    """Takes content that comes in chunks of known sizes (RFC 3030): no dot has a meaning.
+
+    What may be in it is the same as after DATA, since BINARYMIME is not offered.  A CRLF that its end lacks is added.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, limit: int, replace: bool = False) -> None:
+        super().__init__(limit, replace)
+        self._held = b""
+        self._started = True
+
+    def take(self, data: bytes, last: bool) -> bytes:
+        """Take ``data``, the ``last`` of the content or not; the content that it makes."""
+        text = self._held + data if self._held else data
+        self._held = b""
+        if last:
+            if (text or self._line) and not text.endswith(b"\r\n"):
+                text += b"\r\n"
+        elif text.endswith(b"\r"):  # perhaps half of a CRLF
+            text, self._held = text[:-1], b"\r"
+        return self._decode(text, False) if text else b""

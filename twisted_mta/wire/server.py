@@ -1,7 +1,7 @@
 """The server's side of an SMTP session, sans-I/O: bytes in, commands out, one at a time.
 
 Source: RFC 5321 §4.1.4 (order of commands), §4.1.1 and §2.3.8 (lines), §4.5.3.1 (sizes), RFC 2920 (pipelining),
-RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH).
+RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH), RFC 3030 §2 (BDAT).
 
 A caller feeds :meth:`ServerConnection.receive` and takes events from :meth:`ServerConnection.next_event`.  After a
 command there is no further event until :meth:`ServerConnection.answer` has its reply, however much a client has
@@ -14,17 +14,12 @@ handshake is refused and its session ended: what came in clear never reaches the
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ..mail.status import Reply
 from . import commands as c
-from .content import ContentDecoder
+from .content import SLACK, ChunkDecoder, ContentDecoder, too_large
+from .order import AUTH_REFUSALS, ORDER, TLS_REFUSALS, AuthState, State, TlsState
 from .sasl import MAX_LINE as MAX_AUTH_LINE
 from .sasl import TOO_LONG
-
-State = Literal["connect", "fresh", "greeted", "mail", "rcpt", "content", "auth", "tls", "closed"]
-TlsState = Literal["none", "offered", "up"]
-AuthState = Literal["none", "needs-tls", "offered", "done"]
 
 MAX_JUNK = 1 << 16
 """Octets of one overlong line after which a client is cut off."""
@@ -35,47 +30,16 @@ BARE_IN_COMMAND = Reply(500, "5.5.2", "A command ends with CRLF and has no other
 NOT_ASCII = Reply(500, "5.5.2", "A command is written in ASCII")
 NOT_ASCII_ADDRESS = Reply(553, "5.6.7", "Addresses beyond ASCII are not supported")
 UNKNOWN = Reply(500, "5.5.1", "This command is not known")
+NO_CHUNK = Reply(421, "4.5.4", "BDAT without a valid size: what follows cannot be told from commands; closing")
 OTHER_PROTOCOL = Reply(421, "4.7.0", "This is an SMTP server: closing")
 BEHIND_STARTTLS = Reply(421, "4.7.0", "Commands were sent behind STARTTLS: closing")
-_HELLO_FIRST = Reply(503, "5.5.1", "Say EHLO or HELO first")
-_IN_TRANSACTION = Reply(503, "5.5.1", "Not while a message is under way: send it, or RSET")
-_NO_MAIL = Reply(503, "5.5.1", "Send MAIL first")
-_NO_RECIPIENTS = Reply(554, "5.5.1", "There are no valid recipients")
-
 _OTHER_PROTOCOLS = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"TRACE"))
 """A browser that was led here: nothing it says behind its first line may be taken for commands."""
 
 _LONG_LINE = c.Refused("", TOO_LONG_LINE)
 _LONG_RESPONSE = c.Refused("AUTH", TOO_LONG)
+_LONG_CHUNK = c.Refused("BDAT", NO_CHUNK)
 _JUNK = c.Refused("", JUNK)
-
-_ANYTIME: dict[State, Reply] = {}
-_ORDER: dict[str, dict[State, Reply]] = {
-    "HELO": _ANYTIME,
-    "EHLO": _ANYTIME,
-    "MAIL": {"fresh": _HELLO_FIRST, "mail": _IN_TRANSACTION, "rcpt": _IN_TRANSACTION},
-    "RCPT": {"fresh": _HELLO_FIRST, "greeted": _NO_MAIL},
-    "DATA": {"fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "mail": _NO_RECIPIENTS},
-    "RSET": _ANYTIME,
-    "NOOP": _ANYTIME,
-    "QUIT": _ANYTIME,
-    "VRFY": _ANYTIME,
-    "EXPN": _ANYTIME,
-    "HELP": _ANYTIME,
-    "STARTTLS": {"fresh": _HELLO_FIRST, "mail": _IN_TRANSACTION, "rcpt": _IN_TRANSACTION},
-    "AUTH": {"fresh": _HELLO_FIRST, "mail": _IN_TRANSACTION, "rcpt": _IN_TRANSACTION},
-}
-"""What each command is told in a state where it is out of order (RFC 5321 §4.1.4, RFC 3207 §4, RFC 4954 §4)."""
-
-_TLS_REFUSALS: dict[str, Reply] = {
-    "none": Reply(502, "5.5.1", "STARTTLS is not offered here"),
-    "up": Reply(503, "5.5.1", "TLS is up already"),
-}
-_AUTH_REFUSALS: dict[str, Reply] = {
-    "none": Reply(503, "5.5.1", "AUTH is not offered here"),
-    "needs-tls": Reply(538, "5.7.11", "Send STARTTLS first: passwords are not taken in clear"),
-    "done": Reply(503, "5.5.1", "You have authenticated already"),
-}
 
 _AFTER: dict[type[c.Command], State] = {
     c.Connect: "fresh",
@@ -96,14 +60,16 @@ class ProtocolError(Exception):
 class ServerConnection:
     """One session; :mod:`~twisted_mta.wire.server` says how to use it.
 
-    ``limit`` (octets of a message) and ``replace`` (see :class:`~.content.ContentDecoder`) hold for the next DATA;
+    ``limit`` (octets of a message) and ``replace`` (see :class:`~.content.ContentDecoder`) hold for the next content;
     ``tls`` and ``auth`` say what STARTTLS and AUTH are to be told.  All four may be set at any time.  Nothing that a
     peer sends raises.  The first command is :class:`~.commands.Connect`, whose reply is the greeting.
     """
 
     __slots__ = (
         "_buffer",
+        "_chunk",
         "_content",
+        "_drain",
         "_junk",
         "_overlong",
         "_position",
@@ -121,6 +87,8 @@ class ServerConnection:
         self._junk = 0
         self._overlong: c.Refused | None = None
         self._content: ContentDecoder | None = None
+        self._chunk: c.Chunk | None = None  # as announced, while the octets are awaited
+        self._drain = 0  # octets to come of chunks that are refused, or of the present one
         self.pending: c.Command | None = c.Connect()
         self.state: State = "connect"
         self.limit = limit
@@ -145,10 +113,14 @@ class ServerConnection:
 
     def next_event(self) -> c.Command | None:
         """The next event; None when more bytes, or an answer, must come first."""
-        if self.pending is not None or not self._buffer:
+        if self.pending is not None or (not self._buffer and self._chunk is None):
             return None
         if self.state == "content":
             return self._next_content()
+        if self._chunk is not None:
+            return self._next_chunk(self._chunk)
+        if self._drain and not self._skip():
+            return None
         buffer, start = self._buffer, self._position
         end = buffer.find(b"\r\n", start)
         if end < 0:
@@ -184,11 +156,19 @@ class ServerConnection:
                 self.state = _AFTER[kind]
                 if kind is c.Data:
                     self._content = ContentDecoder(self.limit, self.replace)
+                elif kind is c.Hello:
+                    self._content = None
                 elif kind is c.Quit:
                     self.close()
             elif kind is c.ContentEnd:
                 self._end_content(pending)
+            elif kind is c.Chunk:
+                self._begin_chunk(pending)
+                return b""
+            elif kind is c.ChunkEnd:
+                self.state = "chunks"
             elif kind is c.Reset:
+                self._content = None
                 if self.state != "fresh":
                     self.state = "greeted"
             elif kind is c.Auth or kind is c.AuthResponse:
@@ -197,10 +177,17 @@ class ServerConnection:
                     self.auth = "done"
         elif kind is c.ContentEnd:
             self._end_content(pending)
+        elif kind is c.Chunk:
+            self._refuse_chunk(pending)
+        elif kind is c.ChunkEnd:
+            self._content = None
+            self.state = "spoilt"
         elif kind is c.Connect:
             self.close()
         elif self.state == "auth":
             self.state = "greeted"
+        if self._drain > 2 * self.limit + SLACK:  # as with DATA: too much to wait for its end
+            self.close()
         return encode(reply)
 
     def started_tls(self) -> None:
@@ -215,6 +202,8 @@ class ServerConnection:
         self.state = "closed"
         self.pending = None
         self._content = None
+        self._chunk = None
+        self._drain = 0
         self._buffer = b""
         self._position = 0
 
@@ -223,7 +212,7 @@ class ServerConnection:
         if overlong is not None:
             return overlong if len(line) <= MAX_JUNK else _JUNK
         if b"\n" in line or b"\r" in line or b"\0" in line:
-            return c.Refused("", BARE_IN_COMMAND)
+            return c.Refused("BDAT", NO_CHUNK) if line[:4].upper() == b"BDAT" else c.Refused("", BARE_IN_COMMAND)
         if self.state == "auth":
             return c.AuthResponse(line)
         word, _, rest = line.partition(b" ")
@@ -231,12 +220,14 @@ class ServerConnection:
         if verb is None:
             return c.Refused("", OTHER_PROTOCOL if word.upper() in _OTHER_PROTOCOLS else UNKNOWN)
         name = verb.name
-        refusal = _ORDER[name].get(self.state)
+        refusal = ORDER[name].get(self.state)
+        if name == "BDAT":
+            return self._bdat(rest, refusal)
         if refusal is None:
             if name == "STARTTLS":
-                refusal = _TLS_REFUSALS.get(self.tls) or (BEHIND_STARTTLS if self._buffer else None)
+                refusal = TLS_REFUSALS.get(self.tls) or (BEHIND_STARTTLS if self._buffer else None)
             elif name == "AUTH":
-                refusal = _AUTH_REFUSALS.get(self.auth)
+                refusal = AUTH_REFUSALS.get(self.auth)
         if refusal is not None:
             return c.Refused(name, refusal)
         try:
@@ -253,6 +244,8 @@ class ServerConnection:
         if self.state == "auth":
             return _LONG_RESPONSE if size > MAX_AUTH_LINE else None
         verb = c.VERBS.get(start[:9].partition(b" ")[0].upper())
+        if verb is not None and verb.name == "BDAT":
+            return _LONG_CHUNK
         if verb is None or size > verb.limit:
             return _LONG_RESPONSE if verb is not None and verb.name == "AUTH" else _LONG_LINE
         return None
@@ -285,6 +278,69 @@ class ServerConnection:
             self.pending = c.ContentEnd(data, decoder.flaw, decoder.eight_bit, rest is None)
             return self.pending
         return c.Content(data) if data else None
+
+    def _bdat(self, argument: bytes, refusal: Reply | None) -> c.Command:
+        """BDAT.  Whatever becomes of it, its octets are no commands (RFC 3030 §2)."""
+        try:
+            command = c.bdat(argument.decode("ascii").strip(" \t"))
+        except (UnicodeDecodeError, c.CommandError):
+            return c.Refused("BDAT", NO_CHUNK)
+        size = 0 if self._content is None else self._content.size
+        if refusal is None and size + command.size > 2 * self.limit + SLACK:
+            refusal = too_large(self.limit)
+        if refusal is None:
+            return command
+        if self.state in ("fresh", "greeted"):
+            self._drain = command.size
+        else:
+            self._refuse_chunk(command)
+        return c.Refused("BDAT", refusal)
+
+    def _begin_chunk(self, command: c.Command) -> None:
+        assert isinstance(command, c.Chunk)
+        if self._content is None:
+            self._content = ChunkDecoder(self.limit, self.replace)
+        self._chunk = command
+        self._drain = command.size
+        self.state = "chunk"
+
+    def _refuse_chunk(self, command: c.Command) -> None:
+        """The rest of the message cannot be taken for one, as its middle or its beginning is missing."""
+        assert isinstance(command, c.Chunk)
+        self._content = None
+        self._drain = command.size
+        self.state = "greeted" if command.last else "spoilt"
+
+    def _next_chunk(self, chunk: c.Chunk) -> c.Command | None:
+        decoder, start = self._content, self._position
+        assert isinstance(decoder, ChunkDecoder)
+        data = self._buffer[start : start + self._drain]
+        self._drain -= len(data)
+        self._advance(len(data))
+        if self._drain:
+            text = decoder.take(data, False)
+            return c.Content(text) if text else None
+        text = decoder.take(data, chunk.last)
+        self._chunk = None
+        if chunk.last:
+            self.pending = c.ContentEnd(text, decoder.flaw, decoder.eight_bit)
+        else:
+            self.pending = c.ChunkEnd(text, decoder.flaw, chunk.size)
+        return self.pending
+
+    def _skip(self) -> bool:
+        """Drop octets of a chunk that was refused; whether something is left behind them."""
+        size = min(self._drain, self.buffered)
+        self._drain -= size
+        self._advance(size)
+        return bool(self._buffer)
+
+    def _advance(self, size: int) -> None:
+        """Octets have been used."""
+        self._position += size
+        if self._position == len(self._buffer):
+            self._buffer = b""
+            self._position = 0
 
     def _end_content(self, end: c.Command) -> None:
         self._content = None

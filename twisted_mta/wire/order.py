@@ -1,0 +1,66 @@
+"""What a command is told where it is out of order: tables.  Sans-I/O.
+
+Source: RFC 5321 §4.1.4, RFC 3207 §4, RFC 4954 §4, RFC 3030 §2.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..mail.status import Reply
+
+State = Literal[
+    "connect", "fresh", "greeted", "mail", "rcpt", "content", "chunk", "chunks", "spoilt", "auth", "tls", "closed"
+]
+"""``chunk``: octets of a BDAT are awaited; ``chunks``: the next BDAT is; ``spoilt``: one was refused, and nothing but
+RSET, or the last one, makes way for another message."""
+TlsState = Literal["none", "offered", "up"]
+AuthState = Literal["none", "needs-tls", "offered", "done"]
+
+_HELLO_FIRST = Reply(503, "5.5.1", "Say EHLO or HELO first")
+_IN_TRANSACTION = Reply(503, "5.5.1", "Not while a message is under way: send it, or RSET")
+_NO_MAIL = Reply(503, "5.5.1", "Send MAIL first")
+_NO_RECIPIENTS = Reply(554, "5.5.1", "There are no valid recipients")
+_IN_CHUNKS = Reply(503, "5.5.1", "The message has begun with BDAT, and goes on with BDAT")
+_SPOILT = Reply(503, "5.5.1", "A chunk of this message was refused: send RSET")
+
+_ANYTIME: dict[State, Reply] = {}
+_BUSY: dict[State, Reply] = {
+    "mail": _IN_TRANSACTION,
+    "rcpt": _IN_TRANSACTION,
+    "chunks": _IN_TRANSACTION,
+    "spoilt": _SPOILT,
+}
+ORDER: dict[str, dict[State, Reply]] = {
+    "HELO": _ANYTIME,
+    "EHLO": _ANYTIME,
+    "MAIL": {"fresh": _HELLO_FIRST, **_BUSY},
+    "RCPT": {"fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "chunks": _IN_CHUNKS, "spoilt": _SPOILT},
+    "DATA": {
+        "fresh": _HELLO_FIRST,
+        "greeted": _NO_MAIL,
+        "mail": _NO_RECIPIENTS,
+        "chunks": _IN_CHUNKS,
+        "spoilt": _SPOILT,
+    },
+    "BDAT": {"fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "mail": _NO_RECIPIENTS, "spoilt": _SPOILT},
+    "RSET": _ANYTIME,
+    "NOOP": _ANYTIME,
+    "QUIT": _ANYTIME,
+    "VRFY": _ANYTIME,
+    "EXPN": _ANYTIME,
+    "HELP": _ANYTIME,
+    "STARTTLS": {"fresh": _HELLO_FIRST, **_BUSY},
+    "AUTH": {"fresh": _HELLO_FIRST, **_BUSY},
+}
+"""What each command is told in a state where it is out of order."""
+
+TLS_REFUSALS: dict[str, Reply] = {
+    "none": Reply(502, "5.5.1", "STARTTLS is not offered here"),
+    "up": Reply(503, "5.5.1", "TLS is up already"),
+}
+AUTH_REFUSALS: dict[str, Reply] = {
+    "none": Reply(503, "5.5.1", "AUTH is not offered here"),
+    "needs-tls": Reply(538, "5.7.11", "Send STARTTLS first: passwords are not taken in clear"),
+    "done": Reply(503, "5.5.1", "You have authenticated already"),
+}
