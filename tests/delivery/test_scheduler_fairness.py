@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.delivery.fakes import CONTENT, OK, REFUSED, UNKNOWN, Harness
 from twisted_mta.delivery import active, lanes, scheduler
+from twisted_mta.delivery.pace import PAUSE
 from twisted_mta.mail.events import Deferred, Delivered
 
 
@@ -135,6 +136,22 @@ class Windows(Harness):
         self.turns()
         self.assertEqual([state.dead for state in self.scheduler.snapshot()], [False])
         self.assertEqual(len(self.agent.jobs), 60)
+
+
+class Bursts(Harness):
+    """Mail that comes in faster than it goes out."""
+
+    def burst(self, count: int) -> None:
+        for number in range(count):
+            self.send(f"x@example{number}.org")
+            self.send(f"y@example{number}.org")
+            self.clock.advance(0.001)
+
+    def test_all_go_out_once_it_pauses(self) -> None:
+        self.burst(40)
+        self.clock.advance(PAUSE)
+        self.turns(2)
+        self.assertEqual(len(self.agent.jobs), 80)
 
 
 class Dead(Harness):

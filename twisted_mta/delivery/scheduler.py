@@ -31,6 +31,7 @@ from .conclusion import Conclusions
 from .content import Content
 from .interfaces import IDeliveryAgent, Job, Result
 from .lanes import Entry
+from .pace import Pace
 from .reroute import Rerouted, reroute
 from .retry import RetryPolicy
 from .settlement import all_recipients, connection_failed, suspended
@@ -86,6 +87,7 @@ class Scheduler:
         self._claims = Claims(store, self.active, self._retry, clock, self._arrived)
         self._conclusions = Conclusions(store, reporter, clock, self._settler, self._retry, settings)
         self.shares = Shares(self._claims, tell)
+        self._pace = Pace()
         self._generation = 0
         self._under_way: set[Entry] = set()
         self._running = False
@@ -139,6 +141,7 @@ class Scheduler:
             else:
                 return
         active = self.active
+        self._pace.arrived(self._clock.seconds())
         customer = new.lane_customer
         for part in new.deliveries:
             delivery = Delivery(
@@ -157,6 +160,7 @@ class Scheduler:
 
     def announce(self, new: NewMessage) -> None:
         """See :class:`IScheduler`."""
+        self._pace.arrived(self._clock.seconds())
         self.shares.announce(new)
 
     def snapshot(self) -> list[DestinationState]:
@@ -212,8 +216,9 @@ class Scheduler:
         self._run_call = None
         settler = self._settler
         now = self._clock.seconds()
+        paced = self._pace.allowance(STARTS, self.active.fresh, now)
         for turns in list(self.active.turns.values()):
-            for _ in range(STARTS):
+            for _ in range(paced):
                 if settler.stuck or settler.pending >= UNSETTLED:
                     return  # woken when something is settled
                 taken = turns.take(now)

@@ -1,0 +1,48 @@
+"""The share of the turns that deliveries get while a burst comes in."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_mta.delivery.pace import BURST, PAUSE, RATE, Pace
+
+
+class PaceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.pace = Pace()
+
+    def flood(self, turns: int, length: float, waiting: int = 1000) -> int:
+        """How many attempts begin in so many turns, in each of which mail arrives."""
+        begun, now = 0, 100.0
+        self.pace.allowance(200, 0, now)
+        for _ in range(turns):
+            now += length
+            self.pace.arrived(now)
+            begun += self.pace.allowance(200, waiting, now)
+        return begun
+
+    def test_nothing_has_arrived(self) -> None:
+        self.pace.allowance(200, 0, 100.0)
+        self.assertEqual(self.pace.allowance(200, 0, 100.01), 200)
+
+    def test_short_turns_have_one_each(self) -> None:
+        self.assertEqual(self.flood(1000, 0.0002), 1000)
+
+    def test_long_turns_leave_a_share(self) -> None:
+        seconds = 10.0
+        self.assertAlmostEqual(self.flood(1000, seconds / 1000) / seconds, RATE, delta=RATE / 10)
+
+    def test_no_turn_has_more_than_the_most(self) -> None:
+        self.assertEqual(self.flood(1, 5.0), 200)
+
+    def test_a_pause_ends_it(self) -> None:
+        self.flood(100, 0.01)
+        self.assertEqual(self.pace.allowance(200, 1000, 101.0 + 2 * PAUSE), 200)
+
+    def test_no_burst_is_longer_than_memory(self) -> None:
+        self.assertEqual(self.flood(10, 0.01, BURST), 10 * int(0.01 * RATE))
+        self.assertEqual(self.flood(10, 0.01, BURST + 1), 10 * 200)
+
+    def test_a_clock_that_steps_back(self) -> None:
+        self.flood(10, 0.01)
+        self.assertEqual(self.pace.allowance(200, 1000, 50.0), 200)
