@@ -63,8 +63,10 @@ class Contract:
 
     async def tearDown(self) -> None:
         if self.store is not None:
-            assert await self.store.verify(False) == []
-            await self.store.stop()
+            try:
+                assert await self.store.verify(False) == []
+            finally:
+                await self.store.stop()
 
     # Mail in
 

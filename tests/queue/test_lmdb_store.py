@@ -80,9 +80,11 @@ class LmdbCase(TestCase):
         await self.store.start()
 
     async def tearDown(self) -> None:
-        if self.store._environment is not None:
-            self.assertEqual(await self.store.verify(False), [])
-        await self.store.stop()
+        try:
+            if self.store._environment is not None:
+                self.assertEqual(await self.store.verify(False), [])
+        finally:
+            await self.store.stop()
 
     @property
     def environment(self) -> Environment:
@@ -415,6 +417,16 @@ class StopTest(LmdbCase):
             await self.store.start()
             self.assertEqual(await self.store.verify(False), [])
             self.assertEqual(self.rows("spool"), [])
+
+    def test_a_process_that_never_stops_its_store_ends(self) -> None:
+        code = (
+            "import sys; from twisted.internet import reactor\n"
+            "from twisted_mta.queue.lmdb_store import LmdbStore\n"
+            "store = LmdbStore(sys.argv[1], reactor)\n"
+            "store.start().addCallback(lambda _: store.verify(False)).addCallback(lambda _: reactor.stop())\n"
+            "reactor.run()\n"
+        )
+        subprocess.run([sys.executable, "-c", code, self.mktemp()], check=True, timeout=30)
 
     async def test_start_fails_cleanly(self) -> None:
         with mock.patch.object(Environment, "commit", side_effect=lmdb.Error("mdb_txn_commit", errno.EIO)):

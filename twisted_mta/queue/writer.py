@@ -190,6 +190,17 @@ class InlineWriter(_Writer):
         return succeed(None)
 
 
+class _ReaderThread(threading.Thread):
+    """Like the writer's thread, it keeps no process alive that ends without having closed the store."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
+class _Readers(ThreadPool):
+    threadFactory = _ReaderThread  # noqa: N815
+
+
 class ThreadWriter(_Writer):
     """Commits in a thread of its own, as the module says; a reactor must run, by default the global one."""
 
@@ -306,7 +317,7 @@ class ThreadWriter(_Writer):
         if self._closed:
             return cast("Deferred[_T]", maybeDeferred(_raise, stopping()))
         if self._pool is None:
-            self._pool = ThreadPool(0, READERS, "queue-reader")
+            self._pool = _Readers(0, READERS, "queue-reader")
             self._pool.start()
         self._reads += 1
         if self._breath_call is None:
