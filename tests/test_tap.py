@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta import tap
 from twisted_mta.config import Settings
+from twisted_mta.workers.handover import Launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 class Made(MultiService):
     """What stands in for the service; remembers what it was made of."""
 
-    def __init__(self, settings: Settings, config_path: str | None) -> None:
+    def __init__(self, settings: Settings, config_path: str | None, launch: Launch) -> None:
         super().__init__()
+        self.launch = launch
         self.settings = settings
         self.config_path = config_path
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from .config.settings import Settings
@@ -22,6 +23,7 @@ from .delivery.interfaces import IDeliveryAgent
 from .delivery.maildir import InThread, MaildirAgent
 from .delivery.router import Router
 from .delivery.scheduler import Scheduler
+from .delivery.shares import Tell
 from .delivery.smtp_agent import LmtpAgent, SmtpAgent
 from .directory.auth import CredentialCache, DirectoryChecker, ScramKeys, make_portal
 from .directory.interfaces import IDirectory
@@ -40,6 +42,7 @@ from .policy.plugins import configured_policies
 from .policy.quotas import QuotaPolicy
 from .policy.rates import RatePolicy
 from .policy.submission import SubmissionPolicy
+from .policy.tally import Tally
 from .policy.throttle import AuthThrottle
 from .queue.interfaces import IMessageStore
 from .queue.lmdb_store import LmdbStore
@@ -90,8 +93,11 @@ class Parts:
     sessions: Sessions
     tls: ServerTls | None
     factories: dict[str, MtaServerFactory]
+    tallies: Mapping[str, Tally]
+    """Counts that processes share, by kind."""
     _stage_maker: StageMaker
     _reconfigurable: tuple[Callable[[Settings], object], ...]
+    _delivered: Deferred[None] | None = attrs.field(default=None, init=False)
 
     async def start(self) -> None:
         """Open the store and begin to deliver; connections may come once this is done.
@@ -108,19 +114,52 @@ class Parts:
         The listening ports must be closed before.
         """
         await self.sessions.drain(grace)
-        await self.scheduler.stop()
+        await self._stop_delivery()
         self.hasher.stop()
         await self.store.stop()
         self.greylist.close()
         self.directory.close()
 
+    async def retire(self, patience: float, linger: float) -> None:
+        """Leave the service to another process that has the same store; :meth:`stop` follows.
+
+        Nothing more is delivered, and what waits in memory is the other's at once.  Sessions go on as they were for
+        ``patience`` seconds; then idle ones end, and others after the message they are handing in, or after ``linger``
+        seconds.  The listening ports must be closed before.
+        """
+        stopped = self._stop_delivery()
+        await self.sessions.gone(patience)
+        await self.sessions.drain(linger)
+        await stopped
+
+    def _stop_delivery(self) -> Deferred[None]:
+        if self._delivered is None:
+            self._delivered = self.scheduler.stop()
+        after: Deferred[None] = Deferred()
+
+        def over(result: Any) -> Any:
+            after.callback(None)
+            return result
+
+        self._delivered.addBoth(over)
+        return after
+
     def reconfigure(self, settings: Settings) -> None:
         """Take over settings that a reload may change.  No session is closed and no delivery interrupted.
 
-        A plugin's stages are made anew before anything changes, so that a plugin that refuses its settings leaves all
-        as it was: whatever it raises is passed on.
+        Whatever :meth:`prepare` raises is passed on, and all is as it was.
         """
-        added = self._stage_maker(settings, self.directory, self.store, self.clock)
+        self.apply(settings, self.prepare(settings))
+
+    def prepare(self, settings: Settings) -> Sequence[IPolicy]:
+        """What may fail of a reload: plugins' stages are made anew, and may refuse their settings.
+
+        Gives what :meth:`apply` wants.
+        """
+        return self._stage_maker(settings, self.directory, self.store, self.clock)
+
+    def apply(self, settings: Settings, added: Sequence[IPolicy]) -> None:
+        """Take over settings for which everything is prepared."""
         self.settings = settings
         for apply in self._reconfigurable:
             apply(settings)
@@ -146,10 +185,12 @@ def assemble(
     in_thread: InThread | None = None,
     agents: Mapping[str, IDeliveryAgent] | None = None,
     stage_maker: StageMaker = configured_policies,
+    tell: Tell | None = None,
 ) -> Parts:
     """Make and join the parts.  What is given is used in place of what the service would make.
 
-    ``settings.hostname`` must be set.  Raises OSError when the directory can't be opened, and what plugins raise.
+    ``settings.hostname`` must be set.  ``tell``: see :mod:`.delivery.shares`.  Raises OSError when the directory
+    can't be opened, and what plugins raise.
     """
     state = Path(settings.state_dir)
     rng = rng or random.Random()  # noqa: S311 - jitter and the order of equal hosts
@@ -163,7 +204,7 @@ def assemble(
     lmtp = LmtpAgent(settings, resolver, reactor, events, rng=rng)
     maildir = MaildirAgent(settings, settings.hostname, reactor, in_thread)
     all_agents: dict[str, IDeliveryAgent] = {"smtp": smtp, "lmtp": lmtp, "maildir": maildir, **(agents or {})}
-    scheduler = Scheduler(store, router, all_agents, settings, events, reactor, reporter, rng)
+    scheduler = Scheduler(store, router, all_agents, settings, events, reactor, reporter, rng, tell)
     reception = Reception(store, router, scheduler, settings, events, reactor)
     hasher = hasher or Hasher(reactor)
     cache = CredentialCache(reactor, settings.submission.auth_cache)
@@ -246,6 +287,7 @@ def assemble(
         sessions=sessions,
         tls=tls,
         factories=factories,
+        tallies={"sessions": sessions.tally, "addresses": connections.tally, "customers": quotas.tally},
         stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )

@@ -25,7 +25,8 @@ class Options(usage.Options):
         "Serves mail: takes it in by SMTP, keeps it in a durable queue, delivers it to mailboxes and relays it. "
         "With no file at all it serves loopback on ports 2525, 2587 (submission) and 2465 (submission, TLS), shows "
         "metrics on 8025, keeps its state under ./var and makes its own certificate. "
-        "SIGHUP reloads the file and the certificates, SIGUSR1 reopens the event log. "
+        "SIGHUP reloads the file and the certificates, SIGUSR1 reopens the event log, "
+        "SIGUSR2 hands over to a new version. "
         'Give "--nodaemon" before "mta" to stay in the foreground; "mta check" says what is wrong with a file.'
     )
     optParameters = [  # noqa: N815 - Twisted's name
@@ -53,16 +54,22 @@ def makeService(options: Options) -> IService:  # noqa: N802 - Twisted's name
     would show a traceback for anything raised.
     """
     path = options.config_path
+    from .workers import handover  # the options alone, as in "twistd --help", need none of it
+
     try:
         settings, warnings = config.load_checked(path)
     except config.ConfigError as error:
+        if handover.VARIABLE in os.environ:  # an older version waits for us
+            handover.tell_failure(str(error))
         _give_up(error)
     for warning in warnings:
         print(warning, file=sys.stderr)  # noqa: T201 - nothing logs yet, and whoever starts it should see this
-    from .service import make_service  # the options alone, as in "twistd --help", need none of it
+    from .service import make_service
 
     # twistd changes its folder before it starts the service; a reload must find the same file again.
-    return make_service(settings, str(Path(path).absolute()) if path else None)
+    parent = options.parent
+    pidfile = parent.get("pidfile", "") if parent is not None else ""
+    return make_service(settings, str(Path(path).absolute()) if path else None, launch=handover.Launch.ours(pidfile))
 
 
 def _give_up(error: config.ConfigError) -> NoReturn:

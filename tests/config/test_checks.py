@@ -24,7 +24,8 @@ PUBLIC = '[listen.a]\naddress = ["0.0.0.0"]\n'
 # text of the file, key, value, what is wrong, mend
 ERRORS: list[tuple[str, str, object, str, str]] = [
     ("workers = -1", "workers", -1, "is negative", "write 0"),
-    ("workers = 4", "workers", 4, "not supported by this version", "write 0"),
+    ("workers = 100", "workers", 100, "more than 64", "number of processors"),
+    ("worker_timeout = '1s'", "worker_timeout", "1s", "so short", 'write "30s"'),
     ("state_dir = ''", "state_dir", "", "is empty", "name a folder"),
     ("state_dir = '/dev/null'", "state_dir", "/dev/null", "is not a folder", "name a folder"),
     ("user = 'no-such-user'", "user", "no-such-user", "is no user of this machine", '"useradd --system no-such-user"'),
@@ -224,7 +225,7 @@ class Checks(SynchronousTestCase):
     def test_places(self) -> None:
         """A problem of one setting has its line; of a setting that is not written, the line of its table."""
         path = Path(self.mktemp())
-        path.write_text("workers = 4\n[quota.default]\nqueued_bytes = 1\n[relay]\ntls='none'\n[tls]\nkey = 'x'")
+        path.write_text("workers = 400\n[quota.default]\nqueued_bytes = 1\n[relay]\ntls='none'\n[tls]\nkey = 'x'")
         found = {
             problem.key: (problem.file, problem.line) for problem in config.check(config.load(str(path)), str(path))
         }
@@ -240,5 +241,5 @@ class Checks(SynchronousTestCase):
         )
 
     def test_a_file_that_is_gone(self) -> None:
-        (problem,) = config.check(config.parse("workers = 4"), "/no/such/file")
+        (problem,) = config.check(config.parse("workers = 400"), "/no/such/file")
         self.assertEqual((problem.file, problem.line), ("/no/such/file", None))

@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from ..queue.interfaces import IMessageStore
 from .metrics import Metrics
@@ -33,23 +36,34 @@ _PAGE = b"""<!DOCTYPE html>
 """
 
 
+Gather = Callable[[], "Deferred[CollectorRegistry]"]
+
+
 class AdminPages(Resource):
     """All pages.  One leaf that knows its paths by heart: what is not in the table is not there."""
 
     isLeaf = True  # noqa: N815 - Twisted's name
     _log = Logger(namespace="twisted_mta.admin.http")
 
-    def __init__(self, metrics: Metrics, store: IMessageStore, status: Callable[[], str]) -> None:
+    def __init__(
+        self, metrics: Metrics, store: IMessageStore | None, status: Callable[[], str], gather: Gather | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._metrics = metrics
+        self._gather = gather
         self._store = store
         self._status = status
-        self._pages = {b"/": self._root, b"/metrics": self._metrics_page, b"/healthz": self._health}
+        self._pages: dict[bytes, Callable[[Any], bytes | Deferred[bytes]]] = {
+            b"/": self._root,
+            b"/metrics": self._metrics_page,
+            b"/healthz": self._health,
+        }
 
-    def render(self, request: Any) -> bytes:
+    def render(self, request: Any) -> Any:
         """Answer a request (a :class:`twisted.web.server.Request`, whose methods have no types)."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
+        body: bytes | Deferred[bytes]
         page = self._pages.get(request.path)
         if page is None:
             body = self._text(request, 404, "There is nothing here. Try /metrics or /healthz.")
@@ -58,8 +72,21 @@ class AdminPages(Resource):
             body = self._text(request, 405, "Only GET and HEAD are answered here.")
         else:
             body = page(request)
+            if not isinstance(body, bytes):
+                body.addCallbacks(lambda body: self._late(request, body), self._failed, errbackArgs=(request,))
+                return NOT_DONE_YET
         request.setHeader("Content-Length", str(len(body)))
         return body  # which Request.write leaves out of an answer to HEAD (RFC 9110 §9.3.2)
+
+    def _late(self, request: Any, body: bytes) -> None:
+        if not request._disconnected:
+            request.setHeader("Content-Length", str(len(body)))
+            request.write(body)
+            request.finish()
+
+    def _failed(self, failure: Failure, request: Any) -> None:
+        self._log.failure("The metrics could not be gathered", failure)
+        self._late(request, self._text(request, 503, "The metrics could not be gathered."))
 
     def _text(self, request: Any, code: int, words: str) -> bytes:
         request.setResponseCode(code)
@@ -70,20 +97,23 @@ class AdminPages(Resource):
         request.setHeader("Content-Type", "text/html; charset=utf-8")
         return _PAGE
 
-    def _metrics_page(self, request: Any) -> bytes:
+    def _metrics_page(self, request: Any) -> bytes | Deferred[bytes]:
         """Prometheus' text form or OpenMetrics', as the scraper asks.
 
         Made on the reactor thread, where the numbers live: it takes about a millisecond.
         """
         encode, kind = choose_encoder(request.getHeader("Accept") or "")
         request.setHeader("Content-Type", kind)
+        if self._gather is not None:
+            return self._gather().addCallback(encode)
         return encode(self._metrics.registry)
 
     def _health(self, request: Any) -> bytes:
         """200 "ok", or 503 and what is wrong."""
         try:
             problem = self._status()
-            self._store.stats()
+            if self._store is not None:
+                self._store.stats()
         except Exception:
             self._log.failure("The service's health could not be told")
             problem = "the store or the service does not answer"
@@ -102,6 +132,11 @@ class AdminSite(Site):
         """Nothing."""
 
 
-def admin_site(metrics: Metrics, store: IMessageStore, status: Callable[[], str]) -> Site:
-    """The site to listen with.  ``status`` says "" when the service is well, else in words what is wrong."""
-    return AdminSite(AdminPages(metrics, store, status), timeout=30)  # type: ignore[no-untyped-call]
+def admin_site(
+    metrics: Metrics, store: IMessageStore | None, status: Callable[[], str], gather: Gather | None = None
+) -> Site:
+    """The site to listen with.  ``status`` says "" when the service is well, else in words what is wrong.
+
+    ``gather``, where it is given, gives the metrics to show in place of those of this process.
+    """
+    return AdminSite(AdminPages(metrics, store, status, gather), timeout=30)  # type: ignore[no-untyped-call]

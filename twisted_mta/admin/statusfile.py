@@ -38,8 +38,21 @@ class ListenerStatus(msgspec.Struct, frozen=True, kw_only=True):
     port: int
 
 
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process.  ``started`` is seconds since the epoch; ``pid`` is 0 while it is down."""
+
+    slot: int
+    pid: int
+    started: float
+    sessions: int
+    state: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What the running service says about itself.  ``started`` is seconds since the epoch."""
+    """What the running service says about itself.  ``started`` is seconds since the epoch.
+
+    ``upgrade`` says how the last attempt to hand over to a new version failed, and when; "" if none did.
+    """
 
     pid: int
     started: float
@@ -47,6 +60,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     listeners: tuple[ListenerStatus, ...] = ()
     admin: str = ""
+    workers: tuple[WorkerStatus, ...] = ()
+    upgrade: str = ""
 
 
 class AlreadyRunning(Exception):
@@ -64,6 +79,22 @@ class StatusFile:
     def __init__(self, path: Path, fd: int) -> None:
         self._path = path
         self._fd = fd
+
+    @classmethod
+    def inherited(cls, settings: Settings, descriptor: int) -> StatusFile:
+        """The file that an older version has handed over; it says what that has written until :meth:`update`."""
+        return cls(status_path(settings), descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """The file's descriptor, which holds the lock: another process may be given it."""
+        return self._fd
+
+    def leave(self) -> None:
+        """Leave file and lock to a process that was given the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def update(self, status: Status) -> None:
         """Write ``status`` in place of what the file says."""
@@ -87,21 +118,28 @@ def write_status(
 
     Keep what is returned open until the service has stopped.
     """
+    file = open_status(settings)
+    file.update(status_of(settings, listeners, clock()))
+    return file
+
+
+def open_status(settings: Settings) -> StatusFile:
+    """The file, locked, and not yet written.  Raises :class:`AlreadyRunning`, and OSError."""
     path = status_path(settings)
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    fd = _locked(path)
-    file = StatusFile(path, fd)
-    file.update(
-        Status(
-            pid=os.getpid(),
-            started=clock(),
-            version=version(),
-            hostname=settings.hostname,
-            listeners=tuple(listeners),
-            admin=settings.admin.listen,
-        )
+    return StatusFile(path, _locked(path))
+
+
+def status_of(settings: Settings, listeners: Sequence[ListenerStatus], started: float) -> Status:
+    """What there is to say of this process when it starts."""
+    return Status(
+        pid=os.getpid(),
+        started=started,
+        version=version(),
+        hostname=settings.hostname,
+        listeners=tuple(listeners),
+        admin=settings.admin.listen,
     )
-    return file
 
 
 def _locked(path: Path) -> int:

@@ -13,6 +13,7 @@ from .settings import Settings
 AT_START: tuple[str, ...] = (
     "state_dir",
     "workers",
+    "worker_timeout",
     "user",
     "group",
     "listen",

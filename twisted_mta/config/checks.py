@@ -21,6 +21,11 @@ from .settings import KIB, MINUTE, Listener, Settings
 from .toml import write_path
 from .units import format_duration, format_size, parse_host_port
 
+MAX_WORKERS = 64
+"""More would only wait for each other: the queue is written by one process at a time."""
+MIN_TIMEOUT = 2.0
+"""Seconds; a busy reactor may take that long for one turn."""
+
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -46,9 +51,13 @@ def _warning(key: str, value: object, wrong: str, mend: str) -> Problem:
 
 
 def _process(settings: Settings) -> Iterator[Problem]:
-    if settings.workers != 0:
-        wrong = "is negative" if settings.workers < 0 else "processes are not supported by this version"
-        yield _error("workers", settings.workers, wrong, "write 0: one process does everything")
+    if settings.workers < 0:
+        yield _error("workers", settings.workers, "is negative", "write 0: one process does everything")
+    elif settings.workers > MAX_WORKERS:
+        yield _error("workers", settings.workers, f"is more than {MAX_WORKERS}", "write the number of processors")
+    if settings.worker_timeout < MIN_TIMEOUT:
+        wrong = "is so short that workers which are just busy would be killed"
+        yield _error("worker_timeout", format_duration(settings.worker_timeout), wrong, 'write "30s"')
     if not settings.state_dir:
         yield _error("state_dir", "", "is empty", 'name a folder, such as "/var/lib/twisted-mta"')
     elif Path(settings.state_dir).exists() and not Path(settings.state_dir).is_dir():

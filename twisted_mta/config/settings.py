@@ -342,7 +342,9 @@ class Settings:
     state_dir: str = "./var"
     """Where the queue, the directory, mailboxes and made-up certificates live."""
     workers: int = 0
-    """Worker processes; 0: one process does everything.  This version takes no other number."""
+    """Worker processes that serve beside a parent that watches them; 0: one process does everything."""
+    worker_timeout: Duration = Duration(30)
+    """How long a worker may give no sign of life before it is killed and replaced."""
     user: str = ""
     """Whom to become once the ports are bound, when started by root; empty: stay."""
     group: str = ""

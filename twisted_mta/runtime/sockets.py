@@ -57,9 +57,40 @@ def _why(error: OSError, port: int) -> str:
     return error.strerror or str(error)
 
 
-def adopt(reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory[Any]) -> IListeningPort:
-    """Serves ``factory`` on a socket of :func:`bind`; the port owns it from now on, and ``sock`` is closed."""
+def inherited(descriptor: int) -> socket.socket:
+    """A listening socket that another process of ours has bound and given to this one; the caller owns it.
+
+    It is set not to block once more: whoever copies a socket that Python takes for a blocking one makes it one, for all
+    processes that have it.
+    """
+    os.set_inheritable(descriptor, False)
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    return sock
+
+
+def adopt(
+    reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory[Any], *, fair: bool = False
+) -> IListeningPort:
+    """Serves ``factory`` on a socket of :func:`bind`; the port owns it from now on, and ``sock`` is closed.
+
+    ``fair``: other processes accept from it too, so only one connection is taken in a turn of the reactor.  The kernel
+    wakes all of them; Twisted would have the first take up to a hundred at once, and leave the others nothing.
+    """
     try:
-        return reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+        port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
     finally:
         sock.close()
+    if fair:
+        _one_at_a_time(port)
+    return port
+
+
+def _one_at_a_time(port: Any) -> None:
+    stock = port.doRead
+
+    def read() -> Any:
+        port.numberAccepts = 1  # which the stock method changes each time
+        return stock()
+
+    port.doRead = read

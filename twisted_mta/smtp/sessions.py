@@ -87,6 +87,22 @@ class Sessions:
             drained.addBoth(lambda _: force.cancel() if force.active() else None)
         return drained
 
+    def gone(self, seconds: float) -> Deferred[None]:
+        """Fires when no session is left, or after so many seconds."""
+        gone: Deferred[None] = Deferred()
+        if not self._open:
+            gone.callback(None)
+            return gone
+
+        def late() -> None:
+            self._drained.remove(gone)
+            gone.callback(None)
+
+        call = self._clock.callLater(seconds, late)
+        gone.addBoth(lambda _: call.cancel() if call.active() else None)
+        self._drained.append(gone)
+        return gone
+
     def _drop_all(self) -> None:
         for session in tuple(self._open):
             session.drop()

@@ -1,0 +1,1 @@
+"""The real service, started as an operator starts it, against programs that nobody here wrote."""

@@ -1,0 +1,177 @@
+"""One process that serves: the parts, with ports, event log and metrics around them.
+
+It is the whole service where ``workers`` is 0, and what each worker does where it is not.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from ..admin.eventlog import EventLog
+from ..admin.metrics import Metrics, ReactorLag
+from ..admin.statusfile import WorkerStatus
+from ..config.settings import Settings
+from ..delivery.shares import Tell
+from ..mail.events import EventSink
+from ..parts import Parts, assemble, fan_out
+from ..policy.interfaces import IPolicy
+from ..runtime import sockets
+from ..smtp.tls import ServerTls
+from .commands import Report
+
+GRACE = 30.0
+"""Seconds that a message under way has to be handed in once the service is stopping."""
+PATIENCE = 30.0
+"""Seconds for which idle sessions are left in peace once a new version has taken over."""
+LINGER = 3600.0
+"""Seconds that a message under way has after that; ``smtp.timeout`` ends those that do not move."""
+SWEEP = 60.0
+"""Seconds between two looks at history that has grown too old."""
+SWEEP_LIMIT = 1000
+"""Messages whose history one look forgets."""
+SWEEPER = "history:"
+"""Who has this "destination" sweeps for all workers."""
+
+PairBytes = tuple[bytes, bytes] | None
+"""A certificate with its chain, and its key, as PEM; None where no listener has TLS."""
+
+
+class Serving:
+    """The whole server in this process.
+
+    ``settings.hostname`` must be set.  ``tell``: see :mod:`twisted_mta.delivery.shares`.  ``fair``: one of several
+    processes that accept from the same sockets.  Raises OSError, TlsError, and what plugins raise.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, settings: Settings, reactor: Any, pair: PairBytes, *, tell: Tell | None = None, fair: bool = False
+    ) -> None:
+        self._reactor = reactor
+        self._fair = fair
+        self._ports: list[Any] = []
+        self._sweep: LoopingCall | None = None
+        self._prepared: tuple[Settings, PairBytes, Sequence[IPolicy]] | None = None
+        self.metrics = Metrics()
+        self.tls = ServerTls(*pair, settings.tls.minimum) if pair is not None else None
+        self.event_log = EventLog(settings.log, settings.hostname, reactor=reactor)
+        self.events: EventSink = fan_out(self.event_log, self.metrics)
+        self.parts: Parts = assemble(settings, reactor, self.events, tls=self.tls, tell=tell)
+        self._lag = ReactorLag(self.metrics, reactor)
+
+    async def start(self, bound: Sequence[tuple[str, socket.socket]]) -> None:
+        """Open the store, deliver, and take connections from these sockets, which stay the caller's.
+
+        Raises :class:`~twisted_mta.queue.interfaces.StoreUnavailable`.
+        """
+        parts = self.parts
+        await parts.start()
+        self.metrics.watch_store(parts.store)
+        self.metrics.watch_scheduler(parts.scheduler)
+        for name, one in bound:
+            factory: Any = parts.factories[name].listening()
+            self._ports.append(sockets.adopt(self._reactor, one.dup(), factory, fair=self._fair))
+        self._sweep = LoopingCall(self._forget)
+        self._sweep.clock = self._reactor
+        self._sweep.start(SWEEP).addErrback(lambda failure: self._log.failure("History is no longer swept", failure))
+        self._lag.startService()
+
+    async def prepare(self, settings: Settings, pair: PairBytes) -> None:
+        """Everything of a reload that may fail; raises what it does.  :meth:`commit` or :meth:`abandon` follows."""
+        if pair is not None and self.tls is not None:
+            ServerTls(*pair, settings.tls.minimum)
+        self._prepared = (settings, pair, self.parts.prepare(settings))
+
+    async def commit(self) -> None:
+        """Take over what was prepared.  No session is closed."""
+        if self._prepared is None:
+            return
+        (settings, pair, stages), self._prepared = self._prepared, None
+        self.parts.apply(settings, stages)
+        self.event_log.reconfigure(settings.log)
+        if self.tls is not None and pair is not None:
+            self.tls.load(*pair, settings.tls.minimum)
+
+    async def abandon(self) -> None:
+        """Forget what was prepared."""
+        self._prepared = None
+
+    def reopen(self) -> None:
+        """Open the event log again."""
+        self.event_log.reopen()
+
+    async def retire(self) -> None:
+        """Leave the service to a new version, as :meth:`~twisted_mta.parts.Parts.retire` says."""
+        await self._close_ports()
+        await self.parts.retire(PATIENCE, LINGER)
+
+    async def stop(self) -> None:
+        """Stop taking mail, finish what is under way, close the store; the event log stays open."""
+        await self._close_ports()
+        if self._sweep is not None and self._sweep.running:
+            self._sweep.stop()
+        if self._lag.running:
+            self._lag.stopService()
+        await self.parts.stop(GRACE)
+
+    async def _close_ports(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            stopped = port.stopListening()
+            if isinstance(stopped, Deferred):
+                await stopped
+
+    def close(self) -> None:
+        """Write the last events."""
+        self.event_log.close()
+
+    # How it is
+
+    def report(self) -> Report:
+        """In numbers."""
+        parts = self.parts
+        try:
+            messages, trouble = parts.store.stats().messages, ""
+        except Exception:
+            self._log.failure("The service's health could not be told")
+            messages, trouble = 0, "the store does not answer"
+        return Report(
+            sessions=len(parts.sessions),
+            under_way=parts.scheduler.under_way,
+            messages=messages,
+            trouble=trouble,
+        )
+
+    def problem(self) -> str:
+        """What is wrong, in words; "" if nothing is."""
+        return self.report().trouble
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """There are none."""
+        return ()
+
+    gather: Callable[[], Deferred[CollectorRegistry]] | None = None
+    """The metrics are those of this process."""
+
+    # History
+
+    def _forget(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._forget_old()).addErrback(
+            lambda failure: self._log.warn("Old history stays for now: {why}", why=failure.getErrorMessage())
+        )
+
+    async def _forget_old(self) -> None:
+        parts = self.parts
+        if not parts.scheduler.shares.ours(SWEEPER):
+            return
+        before = self._reactor.seconds() - parts.settings.queue.history
+        while await parts.store.expire_history(before, SWEEP_LIMIT) == SWEEP_LIMIT and self._ports:
+            pass

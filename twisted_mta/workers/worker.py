@@ -1,0 +1,292 @@
+"""A worker: a process of its own that serves, and does as its parent says.
+
+``python -m twisted_mta.workers.worker``, with the parent's socket as descriptor 3 and listening sockets as others.
+When the parent is gone, however that came, it finishes what is under way and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import ILogObserver, Logger, LogLevel, eventAsText, globalLogBeginner
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+from zope.interface import provider
+
+from ..mail.envelope import Lane
+from ..runtime import sockets
+from ..runtime.signals import Signals
+from . import commands as c
+from .hashing import Division, Mine
+from .merging import families
+from .serving import PairBytes, Serving
+
+PARENT = 3
+"""The descriptor of the socket to the parent."""
+GATHER = 0.002
+"""Seconds for which counts are gathered before they are told."""
+
+
+class Worker(amp.AMP):
+    """The worker's end of the socket.  ``reactor`` is stopped when all is over."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reactor = reactor
+        self._serving: Serving | None = None
+        self._started: Deferred[None] | None = None
+        self._ending = False
+        self._slot = 0
+        self._due: set[Lane] = set()
+        self._changed: set[tuple[str, str]] = set()
+        self._attempts: c.Entries = []
+        self._due_call: IDelayedCall | None = None
+        self._news_call: IDelayedCall | None = None
+
+    # What the parent asks
+
+    @c.Start.responder
+    def _start(self, order: c.Order) -> Deferred[dict[str, Any]]:
+        self._started = Deferred()
+        return Deferred.fromCoroutine(self._serve(order)).addErrback(_refuse)
+
+    async def _serve(self, order: c.Order) -> dict[str, Any]:
+        self._slot = order.slot
+        bound = [(name, sockets.inherited(descriptor)) for name, descriptor in order.sockets]
+        try:
+            self._serving = serving = Serving(
+                order.settings, self._reactor, order.pair, tell=self._tell_due, fair=len(order.slots) > 1
+            )
+            parts = serving.parts
+            parts.scheduler.shares.divide(Mine(Division(order.slots), order.slot))
+            parts.throttle.tell = self._tell_attempt
+            self._count(order.counts)
+            for kind, tally in parts.tallies.items():
+                tally.changed = lambda key, kind=kind: self._tell_count(kind, key)
+            await serving.start(bound)
+        finally:
+            for _, one in bound:
+                one.close()
+            assert self._started is not None
+            self._started.callback(None)
+        return {}
+
+    @c.Ping.responder
+    def _ping(self) -> dict[str, Any]:
+        return {"report": self._serving.report() if self._serving is not None and not self._ending else c.Report()}
+
+    @c.Snapshot.responder
+    def _snapshot(self) -> dict[str, Any]:
+        return {"families": families(self._serving.metrics.registry) if self._serving is not None else []}
+
+    @c.Prepare.responder
+    def _prepare(self, settings: Any, pair: PairBytes) -> Deferred[dict[str, Any]]:
+        assert self._serving is not None
+        prepared = Deferred.fromCoroutine(self._serving.prepare(settings, pair))
+        return prepared.addCallbacks(_nothing, _refuse)
+
+    @c.Commit.responder
+    def _commit(self) -> Deferred[dict[str, Any]]:
+        assert self._serving is not None
+        return Deferred.fromCoroutine(self._serving.commit()).addCallback(_nothing)
+
+    @c.Abandon.responder
+    def _abandon(self) -> Deferred[dict[str, Any]]:
+        assert self._serving is not None
+        return Deferred.fromCoroutine(self._serving.abandon()).addCallback(_nothing)
+
+    @c.Reopen.responder
+    def _reopen(self) -> dict[str, Any]:
+        if self._serving is not None:
+            self._serving.reopen()
+        return {}
+
+    @c.Divide.responder
+    def _divide(self, slots: tuple[int, ...]) -> dict[str, Any]:
+        if self._serving is not None:
+            self._serving.parts.scheduler.shares.divide(Mine(Division(slots), self._slot))
+        return {}
+
+    @c.Due.responder
+    def _is_due(self, lanes: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        if self._serving is not None and not self._ending:
+            self._serving.parts.scheduler.shares.notice([Lane(*lane) for lane in lanes])
+        return {}
+
+    @c.Counts.responder
+    def _counts(self, entries: c.Entries) -> dict[str, Any]:
+        self._count(entries)
+        return {}
+
+    def _count(self, entries: Iterable[tuple[str, str, int]]) -> None:
+        if self._serving is not None:
+            tallies = self._serving.parts.tallies
+            for kind, key, count in entries:
+                tallies[kind].elsewhere(key, count)
+
+    @c.Attempts.responder
+    def _heard(self, entries: c.Entries) -> dict[str, Any]:
+        if self._serving is not None:
+            for address, user, good in entries:
+                self._serving.parts.throttle.learn(address, user, bool(good))
+        return {}
+
+    @c.Retire.responder
+    def _retire(self) -> dict[str, Any]:
+        self.end(retire=True)
+        return {}
+
+    @c.Stop.responder
+    def _stop(self) -> dict[str, Any]:
+        self.end()
+        return {}
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: N802 - Twisted's name
+        """The parent is gone."""
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        self.end()
+
+    # What the parent is told
+
+    def _tell_due(self, lanes: Iterable[Lane]) -> None:
+        self._due.update(lanes)
+        if self._due_call is None:
+            self._due_call = self._reactor.callLater(0, self._send_due)
+
+    def _send_due(self) -> None:
+        self._due_call = None
+        due, self._due = self._due, set()
+        self._say(c.Due, lanes=[(lane.destination, lane.customer) for lane in due])
+
+    def _tell_count(self, kind: str, key: str) -> None:
+        self._changed.add((kind, key))
+        self._soon()
+
+    def _tell_attempt(self, address: str, user: str, good: bool) -> None:
+        self._attempts.append((address, user, int(good)))
+        self._soon()
+
+    def _soon(self) -> None:
+        if self._news_call is None:
+            self._news_call = self._reactor.callLater(GATHER, self._send_news)
+
+    def _send_news(self) -> None:
+        self._news_call = None
+        if self._serving is None:
+            return
+        tallies = self._serving.parts.tallies
+        changed, self._changed = self._changed, set()
+        if changed:
+            self._say(c.Counts, entries=[(kind, key, tallies[kind].own.get(key, 0)) for kind, key in changed])
+        attempts, self._attempts = self._attempts, []
+        if attempts:
+            self._say(c.Attempts, entries=attempts)
+
+    def _say(self, command: Any, **arguments: Any) -> None:
+        if self.transport is not None:
+            self.callRemote(command, **arguments)  # type: ignore[no-untyped-call]
+
+    # The end
+
+    def end(self, retire: bool = False) -> None:
+        """Finish, and stop the reactor.  Asked to retire first, it may still be asked to hurry."""
+        if not retire and self._ending and self._serving is not None:
+            self._serving.parts.sessions.drain(30.0)
+        if self._ending:
+            return
+        self._ending = True
+        Deferred.fromCoroutine(self._end(retire)).addErrback(
+            lambda failure: self._log.failure("The worker could not end as it should", failure)
+        ).addBoth(lambda _: self._reactor.stop())
+
+    async def _end(self, retire: bool) -> None:
+        if self._started is not None and not self._started.called:
+            waiting: Deferred[None] = Deferred()
+            self._started.addCallback(waiting.callback)
+            await waiting
+        if self._serving is not None:
+            if retire:
+                await self._serving.retire()
+            await self._serving.stop()
+            self._serving.close()
+
+    def reopen(self) -> None:
+        """Open the event log again, asked by a signal."""
+        self._reopen()
+
+
+def _nothing(_: None) -> dict[str, Any]:
+    return {}
+
+
+def _refuse(failure: Failure) -> Failure:
+    """What went wrong, in words for the parent; with a traceback for the log where nobody expected it."""
+    error = failure.value
+    if not isinstance(error, OSError | ValueError | c.Refused) and not hasattr(error, "reply"):
+        Worker._log.failure("A worker could not do what it was told", failure)
+    return Failure(c.Refused(failure.getErrorMessage() or type(error).__name__))  # type: ignore[no-untyped-call]
+
+
+def _log_to_parent() -> None:
+    """Diagnostics go to standard error, which the parent reads and logs; it knows the time, and which worker it is."""
+
+    @provider(ILogObserver)
+    def observe(event: Any) -> None:
+        level = event.get("log_level", LogLevel.info)
+        if level is LogLevel.debug or (level is LogLevel.info and event.get("log_namespace", "") == "log_legacy"):
+            return
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        sys.stderr.write("".join(f"{level.name} {line}\n" for line in text.splitlines()))
+        sys.stderr.flush()
+
+    globalLogBeginner.beginLoggingTo([observe], redirectStandardIO=False, discardBuffer=True)
+
+
+def main() -> None:
+    """Be a worker."""
+    from twisted.internet import reactor as running
+
+    reactor: Any = running
+    _log_to_parent()
+    os.set_inheritable(PARENT, False)
+    worker = Worker(reactor)
+    with socket.socket(fileno=PARENT) as parent:
+        parent.setblocking(False)
+        reactor.adoptStreamConnection(parent.fileno(), socket.AF_UNIX, _Factory(worker))
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # they are the parent's
+    Signals(reactor, {signal.SIGTERM: worker.end, signal.SIGUSR1: worker.reopen}).startService()
+    reactor.run(installSignalHandlers=False)
+
+
+class _Factory:
+    """Gives the one protocol that there is."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def doStart(self) -> None:  # noqa: N802 - Twisted's name
+        """Nothing."""
+
+    def doStop(self) -> None:  # noqa: N802 - Twisted's name
+        """Nothing."""
+
+    def buildProtocol(self, address: object) -> Worker:  # noqa: N802 - Twisted's name
+        """The worker."""
+        return self._worker
+
+
+if __name__ == "__main__":
+    # As a module of its name, lest its classes exist twice.
+    from twisted_mta.workers.worker import main as run
+
+    run()
