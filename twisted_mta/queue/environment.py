@@ -20,8 +20,10 @@ import lmdb
 
 from ..mail.events import EventSink, Service
 from ..mail.status import Reply
+from . import schema
 from .interfaces import StoreUnavailable
-from .records import META_SCHEMA, SCHEMA, TABLES
+from .owners import Owners
+from .records import META_SCHEMA, TABLES
 from .rules import disk_full, unavailable
 
 Txn: TypeAlias = "lmdb.Transaction[bytes]"
@@ -151,12 +153,11 @@ class Environment:
                 fresh = not txn.stat(self._env.open_db())["entries"]
             if fresh:
                 self._create()
+            self._check_schema()
             tables = Tables()
             # Not in a transaction of ours: a handle that is opened in one that is aborted is closed with it.
             for name in TABLES:
                 setattr(tables, name, self._env.open_db(name.encode(), create=False))
-            with self.read() as txn:
-                self._check_schema(txn.get(META_SCHEMA, db=tables.meta))
         except lmdb.Error as error:
             raise _cannot_open(self.path, error) from error
         return tables
@@ -168,13 +169,40 @@ class Environment:
                 self._env.open_db(name.encode(), txn=txn)
             meta = self._env.open_db(b"meta", txn=txn)
             if txn.get(META_SCHEMA, db=meta) is None:
-                txn.put(META_SCHEMA, b"%d" % SCHEMA, db=meta)
+                txn.put(META_SCHEMA, b"%d" % schema.VERSION, db=meta)
 
-    def _check_schema(self, found: bytes | None) -> None:
+    def _check_schema(self) -> None:
+        try:
+            meta = self._env.open_db(b"meta", create=False)
+        except lmdb.NotFoundError:
+            raise _refused(self.path, "it is not a mail queue") from None
+        with self.read() as txn:
+            found = txn.get(META_SCHEMA, db=meta)
         if found is None or not found.isdigit():
             raise _refused(self.path, "it is not a mail queue")
-        if int(found) != SCHEMA:
-            raise _refused(self.path, f"its schema is {found.decode()}, and this version of the program knows {SCHEMA}")
+        if int(found) == schema.VERSION:
+            return
+        if not schema.known(int(found)):
+            raise _refused(
+                self.path, f"its schema is {int(found)}, and this version of the program knows {schema.VERSION}"
+            )
+        self._migrate(meta)
+
+    def _migrate(self, meta: Db) -> None:
+        """Bring it to this version's schema, unless processes of the version before are at work on it."""
+        owners = Owners(self.path / "owners")
+        if owners.others():
+            raise _refused(self.path, "it is of an earlier version that still runs; stop that first")
+        while True:
+            try:
+                with self._env.begin(write=True) as txn:
+                    # Another process may have done it meanwhile.
+                    found = int(txn.get(META_SCHEMA, db=meta) or b"0")
+                    schema.migrate(self._env, txn, found)
+                return
+            except lmdb.MapFullError:
+                stat = os.statvfs(self.path)
+                self.grow(stat.f_bavail * stat.f_frsize)
 
     def begin(self) -> Txn:
         """Begin a write transaction: waits for other processes' to end.  Raises ``lmdb.MapResizedError``."""

@@ -45,6 +45,15 @@ class Owners:
         """Whether the process of that number lives."""
         return self._alive(self._directory / str(incarnation), remove=False)
 
+    def others(self) -> bool:
+        """Whether a process that entered and did not leave lives, beside this one."""
+        with contextlib.suppress(FileNotFoundError):
+            return any(
+                path.name.isdigit() and (self._own is None or path != self._own[0]) and self.alive(int(path.name))
+                for path in self._directory.iterdir()
+            )
+        return False
+
     def clean(self) -> None:
         """Remove the files of the dead."""
         with contextlib.suppress(FileNotFoundError):

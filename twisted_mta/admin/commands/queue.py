@@ -16,6 +16,7 @@ from ..selection import check_after, check_id, filter_options, is_filtered, queu
 from ..tables import Cell, Column, age, clean, cut, facts, many, moment, paint, size, table
 
 _ACTIONS = "twisted_mta.admin.commands.actions"
+_FILES = "twisted_mta.admin.commands.files"
 
 
 class QueueGroup(Group):
@@ -28,7 +29,8 @@ class QueueGroup(Group):
 
 @click.group(
     cls=QueueGroup,
-    lazy={name: f"{_ACTIONS}:{name}" for name in ("retry", "hold", "release", "bounce", "remove", "verify")},
+    lazy={name: f"{_ACTIONS}:{name}" for name in ("retry", "hold", "release", "bounce", "remove", "verify")}
+    | {"export": f"{_FILES}:export", "import": f"{_FILES}:import_"},
 )
 def queue() -> None:
     """The queue: look at it, and act on what waits in it."""

@@ -1,0 +1,147 @@
+"""``mta backup``, and messages as files: what is written is what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import lmdb
+
+from tests.admin.case import CONTENT, CliCase
+from twisted_mta.admin.context import result
+from twisted_mta.queue.interfaces import CHUNK, QueueFilter
+
+BOB, EVE = "bob@one.example", "eve@two.example"
+
+
+class FilesCase(CliCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.populate()
+        store = self.store()
+        self.large = os.urandom(2 * CHUNK + 7).replace(b"\r", b" ")
+        self.first = self.put(store, {"smtp:one.example": (BOB,), "smtp:two.example": (EVE,)}, age=7200)
+        self.second = self.put(store, {"smtp:one.example": (BOB,)}, sender="", customer="", content=self.large)
+        result(store.act("hold", [(self.first.id, "smtp:two.example")], "root", self.clock.now))
+        self.shut(store)
+
+
+class BackupTests(FilesCase):
+    def test_a_copy_can_be_put_in_place(self) -> None:
+        running = self.store()  # the service goes on meanwhile
+        folder = self.base / "copies" / "monday"
+        folder.parent.mkdir()
+        with patch("twisted_mta.queue.copying.lmdb", _InAnotherProcess()):
+            said = self.json("backup", str(folder))
+        self.assertEqual(set(said["copies"]), {"queue", "directory"})
+        self.assertEqual((folder / "queue" / "data.mdb").stat().st_size, said["copies"]["queue"])
+        self.assertEqual((folder / "queue" / "data.mdb").stat().st_mode & 0o777, 0o600)
+        self.assertEqual(folder.stat().st_mode & 0o777, 0o700)
+        self.put(running, {"smtp:three.example": ("later@three.example",)})
+        self.shut(running)
+        for name in ("queue", "directory"):
+            shutil.rmtree(self.state / name)
+            shutil.copytree(folder / name, self.state / name)
+        self.assertEqual({row["id"] for row in self.json("queue", "list")}, {self.first.id, self.second.id})
+        self.assertEqual(self.run_mta("queue", "cat", self.second.id).stdout_bytes, self.large)
+        self.assertEqual(self.out("queue", "verify"), ["The queue is in order."])
+        self.assertEqual(self.json("user", "list")[0]["address"], "anna@acme.example")
+
+    def test_what_is_there_is_left_alone(self) -> None:
+        folder = self.base / "monday"
+        folder.mkdir()
+        self.assertIn("is there already", self.error("backup", str(folder), code=1))
+        self.assertEqual(list(folder.iterdir()), [])
+
+    def test_a_backup_that_fails_leaves_nothing(self) -> None:
+        folder = self.base / "monday"
+        with patch("twisted_mta.queue.copying.sync", side_effect=OSError(28, "No space left on device")):
+            self.assertIn("No space left on device", self.error("backup", str(folder), code=1))
+        self.assertEqual([path.name for path in self.base.iterdir() if "monday" in path.name], [])
+
+    def test_nothing_to_back_up(self) -> None:
+        shutil.rmtree(self.state / "queue")
+        self.error("backup", str(self.base / "monday"), "--only", "queue", code=3)
+
+
+class _InAnotherProcess:
+    """LMDB as another process has it: one must not have an environment open twice."""
+
+    Error = lmdb.Error
+
+    def open(self, path: str, **settings: object) -> _InAnotherProcess:
+        self.path = path
+        return self
+
+    def copy(self, target: str, compact: bool) -> None:
+        import subprocess
+        import sys
+
+        code = "import lmdb, sys; lmdb.open(sys.argv[1], readonly=True).copy(sys.argv[2], compact=True)"
+        subprocess.run([sys.executable, "-c", code, self.path, target], check=True)
+
+    def close(self) -> None:
+        pass
+
+
+class ExportTests(FilesCase):
+    def exported(self, *args: str) -> Path:
+        folder = self.base / "files"
+        self.run_mta("queue", "export", str(folder), *args)
+        return folder
+
+    def test_there_and_back(self) -> None:
+        folder = self.exported()
+        names = {f"{mid}.{kind}" for mid in (self.first.id, self.second.id) for kind in ("eml", "json")}
+        self.assertEqual({path.name for path in folder.iterdir()}, names)
+        self.assertEqual((folder / f"{self.first.id}.eml").read_bytes(), CONTENT)
+        self.run_mta("queue", "remove", "--all", "--yes")
+        imported = self.json("queue", "import", str(folder))["imported"]
+        self.assertEqual(set(imported), {self.first.id, self.second.id})
+        store = self.store()
+        self.addCleanup(self.shut, store)
+        message = store.message(imported[self.first.id])
+        assert message is not None
+        for name in ("sender", "arrived", "expires", "customer", "user", "size", "recipients", "protocol"):
+            self.assertEqual(getattr(message, name), getattr(self.first, name), name)
+        one, two = sorted(store.deliveries(message.id), key=lambda it: it.destination)
+        self.assertEqual((one.state, two.state), ("queued", "held"))
+        self.assertEqual((one.customer, one.next_attempt, one.attempts), ("acme", self.clock.now, 0))
+        self.assertEqual([to.address for to in (*one.recipients, *two.recipients)], [BOB, EVE])
+        content = b"".join(result(store.read(imported[self.second.id], n)) for n in range(3))
+        self.assertEqual(content, self.large)
+        self.assertEqual(store.usage("acme").queued_messages, 1)
+        self.assertEqual(result(store.verify(False)), [])
+        self.assertEqual([event.action for event in store.history(message.id)], ["import", "hold", "retry"])  # type: ignore[union-attr]
+
+    def test_some(self) -> None:
+        folder = self.exported("--sender", "anna@acme.example")
+        self.assertEqual(len(list(folder.iterdir())), 2)
+        self.error("queue", "export", str(folder), "--sender", "nobody@acme.example", code=3)
+
+    def test_on_hold(self) -> None:
+        self.run_mta("queue", "import", str(self.exported()), "--hold")
+        store = self.store()
+        self.addCleanup(self.shut, store)
+        self.assertEqual(len(store.page(QueueFilter(state="held"))), 4)
+
+    def test_one_wrong_file_and_nothing_is_imported(self) -> None:
+        folder = self.exported()
+        path = folder / f"{self.second.id}.json"
+        good = json.loads(path.read_text())
+        for change in (
+            {"format": 2},
+            {"sender": "no address"},
+            {"deliveries": []},
+            {"deliveries": [{"destination": "nowhere", "recipients": [{"address": BOB}]}]},
+            {"surprise": 1},
+        ):
+            path.write_text(json.dumps({**good, **change}))
+            self.assertIn("nothing was imported", self.error("queue", "import", str(folder), code=1))
+        path.write_text(json.dumps(good))
+        (folder / f"{self.second.id}.eml").unlink()
+        self.assertIn("nothing was imported", self.error("queue", "import", str(folder), code=1))
+        self.assertEqual(len(self.json("queue", "list")), 3)

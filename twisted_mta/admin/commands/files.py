@@ -1,0 +1,210 @@
+"""``mta queue export`` and ``import``: messages as files, to look at them elsewhere or to move them to another queue.
+
+A message is two files: ``ID.eml`` is its content as it is, ``ID.json`` its envelope and what is still to be delivered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from ...mail.address import AddressError, canonical
+from ...mail.envelope import Body, Message, Recipient, Return
+from ...mail.events import Operator
+from ...queue.interfaces import CHUNK, NewDelivery, NewMessage
+from ..base import Command, pass_context
+from ..context import CommandError, Context, NotFound
+from ..selection import filter_options, is_filtered, queue_filter, selected
+from ..tables import many
+
+FORMAT: Literal[1] = 1
+
+
+class RecipientFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recipient in an envelope's file."""
+
+    address: str
+    original: str = ""
+    notify: str = ""
+    orcpt: str = ""
+
+
+class DeliveryFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What waits for one destination.  What is ``held`` stays so; the rest is there to be read only."""
+
+    destination: str
+    recipients: tuple[RecipientFile, ...]
+    held: bool = False
+    attempts: int = 0
+    last_reply: str = ""
+
+
+class EnvelopeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An envelope's file.  Times are seconds since the epoch."""
+
+    format: Literal[1] = FORMAT
+    id: str
+    sender: str
+    arrived: float
+    expires: float
+    deliveries: tuple[DeliveryFile, ...]
+    lane_customer: str = ""
+    body: Body = "7BIT"
+    customer: str = ""
+    user: str = ""
+    client: str = ""
+    helo: str = ""
+    protocol: str = ""
+    listener: str = ""
+    message_id: str = ""
+    kind: Literal["mail", "dsn", "local"] = "mail"
+    ret: Return = ""
+    envid: str = ""
+
+
+_KEPT = ("body", "customer", "user", "client", "helo", "protocol", "listener", "message_id", "kind", "ret", "envid",
+         "sender", "arrived", "expires")  # fmt: skip
+
+
+@click.command("export", cls=Command)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@filter_options
+@pass_context
+def export(context: Context, folder: Path, ids: tuple[str, ...], **options: Any) -> None:
+    """Write messages to files in DIR, two for each: ID.eml its content, ID.json its envelope.
+
+    All, or those that IDs and filters choose, with all that is still to be delivered of each. They stay in the queue:
+    to move mail elsewhere put it on hold first, export, import there, and remove it here.
+    """
+    store = context.store()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    chosen = selected(store, ids, options)
+    count, last = 0, ""
+    for message, _ in chosen():
+        if message.id != last:
+            last = message.id
+            count += _write(context, folder, message)
+    if not count and (ids or is_filtered(queue_filter(options))):
+        raise NotFound("nothing in the queue matches")
+    context.say({"folder": str(folder), "messages": count}, lambda: f"{many(count, 'message')} exported to {folder}.")
+
+
+def _write(context: Context, folder: Path, message: Message) -> bool:
+    store = context.store()
+    deliveries = store.deliveries(message.id)
+    partial = folder / f".{message.id}.part"
+    try:
+        with partial.open("wb") as file:
+            for number in range(message.chunks):
+                file.write(context.done(store.read(message.id, number)))
+    except (KeyError, CommandError):
+        partial.unlink(missing_ok=True)
+        if store.message(message.id) is None:
+            return False  # it has left meanwhile
+        raise
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CommandError(str(error)) from None
+    envelope = EnvelopeFile(
+        id=message.id,
+        lane_customer=deliveries[0].customer if deliveries else message.customer,
+        deliveries=tuple(
+            DeliveryFile(
+                destination=it.destination,
+                recipients=tuple(
+                    RecipientFile(address=to.address, original=to.original, notify=to.notify, orcpt=to.orcpt)
+                    for to in it.recipients
+                ),
+                held=it.state == "held",
+                attempts=it.attempts,
+                last_reply=it.last_reply,
+            )
+            for it in deliveries
+        ),
+        **{name: getattr(message, name) for name in _KEPT},
+    )
+    partial.rename(folder / f"{message.id}.eml")
+    (folder / f"{message.id}.json").write_bytes(msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n")
+    return True
+
+
+@click.command("import", cls=Command)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--hold", is_flag=True, help="Put all of it on hold.")
+@pass_context
+def import_(context: Context, folder: Path, hold: bool) -> None:
+    """Put messages that "mta queue export" wrote into the queue, each under a new id, due now.
+
+    They keep their envelope, age and customer, whose quotas are not asked; attempts count anew. All files are looked at
+    first: if one is wrong nothing is imported. What is imported twice is delivered twice.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise NotFound(f"there are no messages in {folder}")
+    envelopes = [_read(path) for path in files]
+    imported: dict[str, str] = {}
+    for path, envelope in zip(files, envelopes, strict=True):
+        imported[envelope.id] = _import(context, path.with_suffix(".eml"), envelope, hold)
+    context.say({"imported": imported}, lambda: f"{many(len(imported), 'message')} imported from {folder}.")
+
+
+def _read(path: Path) -> EnvelopeFile:
+    try:
+        envelope = msgspec.json.decode(path.read_bytes(), type=EnvelopeFile)
+        with path.with_suffix(".eml").open("rb"):
+            pass
+        for address in (envelope.sender, *(to.address for it in envelope.deliveries for to in it.recipients)):
+            if address:
+                canonical(address)
+    except (msgspec.MsgspecError, AddressError, OSError) as error:
+        raise CommandError(f"{path}: {error}; nothing was imported") from None
+    if not all(it.recipients and ":" in it.destination for it in envelope.deliveries) or not envelope.deliveries:
+        raise CommandError(f"{path}: each delivery needs recipients and a destination; nothing was imported")
+    return envelope
+
+
+def _import(context: Context, content: Path, envelope: EnvelopeFile, hold: bool) -> str:
+    store, now = context.store(make=True), context.now()
+    incoming = context.guard(store.incoming)
+    try:
+        with content.open("rb") as file:
+            while data := file.read(CHUNK):
+                waiting = incoming.write(data)
+                if waiting is not None:
+                    context.done(waiting)
+        deliveries = tuple(
+            NewDelivery(
+                it.destination,
+                tuple(Recipient(to.address, to.original or to.address, to.notify, to.orcpt) for to in it.recipients),
+            )
+            for it in envelope.deliveries
+        )
+        everyone = tuple(to.address for it in deliveries for to in it.recipients)
+        facts: dict[str, Any] = {name: getattr(envelope, name) for name in _KEPT}
+        message = Message(
+            id=incoming.id, recipients=len(everyone), size=incoming.size, chunks=-(-incoming.size // CHUNK), **facts
+        )
+        event = Operator(time=now, id=incoming.id, action="import", who=context.who, recipients=everyone)
+        held = [it.destination for it in envelope.deliveries if hold or it.held]
+        new = NewMessage(
+            message=message,
+            deliveries=deliveries,
+            # Where some are to be held nothing of it may go before they are.
+            next_attempt=now + 60 if held else now,
+            story=(event,),
+            lane_customer=envelope.lane_customer,
+        )
+        context.done(incoming.commit(new))
+    except BaseException:
+        incoming.abort()
+        raise
+    context.events(event)
+    if held:
+        context.done(store.act("hold", [(incoming.id, name) for name in held], context.who, now))
+        rest = [(incoming.id, it.destination) for it in envelope.deliveries if it.destination not in held]
+        context.done(store.act("retry", rest, context.who, now))
+    return incoming.id
