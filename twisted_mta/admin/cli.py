@@ -20,6 +20,7 @@ COMMANDS = {
     "send": f"{_HERE}.send:send",
     "usage": f"{_HERE}.usage:usage",
     "backup": f"{_HERE}.backup:backup",
+    "upgrade": f"{_HERE}.upgrade:upgrade",
     "customer": f"{_HERE}.directory:customer",
     "domain": f"{_HERE}.directory:domain",
     "user": f"{_HERE}.directory:user",
