@@ -2,8 +2,8 @@
 
 Nothing leaves that a lenient server could take for the end of the message: a CR or LF that is not part of CRLF goes
 out as CRLF (RFC 5321 §2.3.8 forbids sending it as it is), so that a dot which any server could see at the start of a
-line is doubled; and NUL, which neither 7bit nor 8bit content may have (RFC 2045 §2.7, §2.8), is left out, since a server
-that drops it would see the dot behind it at the start of a line.  All work is done on whole buffers.
+line is doubled; and NUL, which neither 7bit nor 8bit content may have (RFC 2045 §2.7, §2.8), is left out, since a
+server that drops it would see the dot behind it at the start of a line.  All work is done on whole buffers.
 """
 
 from __future__ import annotations
