@@ -26,10 +26,10 @@ class TarpitTests(SynchronousTestCase):
     """A stranger's refused commands."""
 
     def test_pauses_grow(self) -> None:
-        world = World(stages=[Strange()], errors=9)
+        world = World(stages=[Strange()], errors=14)
         client = world.session()
         client.read()
-        self.assertEqual(client.codes(*["FOO"] * 5), [500] * 5)
+        self.assertEqual(client.codes(*["FOO"] * 10), [500] * 10)
         for seconds in (1, 2, 4):
             self.assertEqual(client.codes("FOO"), [500], "said at once")
             self.assertEqual(client.codes("NOOP"), [])
@@ -45,14 +45,14 @@ class TarpitTests(SynchronousTestCase):
     def test_a_client_that_goes_leaves_nothing_waiting(self) -> None:
         world = World(stages=[Strange()])
         client = world.session()
-        client.say(*["FOO"] * 6)
+        client.say(*["FOO"] * 11)
         client.server.connectionLost(GONE)
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_others_do_not_wait(self) -> None:
         client = World().session()
         client.read()
-        self.assertEqual(client.codes(*["FOO"] * 10, "NOOP"), [500] * 10 + [250])
+        self.assertEqual(client.codes(*["FOO"] * 15, "NOOP"), [500] * 15 + [250])
 
 
 class Waits(Policy):

@@ -94,6 +94,9 @@ class Smtp:
     """Sessions at once from one IPv4 address or IPv6 /64; ``relay.networks`` and ``defence.exempt`` are exempt."""
     timeout: Duration = Duration(5 * MINUTE)
     """How long a client may be silent (RFC 5321 §4.5.3.2.7)."""
+    overload_timeout: Duration = Duration(10.0)
+    """The same for strangers while more than four fifths of ``connections`` are open; users and ``relay.networks`` keep
+    the other."""
     bare_newline: Literal["reject", "replace"] = "reject"
     """What to do with a CR or LF that is not part of CRLF inside a message: refuse the message, or store CRLF
     in its place.  In neither case does it end a line of the dialogue or the message."""
@@ -149,7 +152,7 @@ class Defence:
     """How long after the connection a list may answer before it counts as not having the client."""
     tarpit: Duration = Duration(15.0)
     """How late a client just below twice a rate is answered; also the longest pause after a refused command of a
-    stranger, which grows from the sixth one on.  0s: never late."""
+    stranger, which grows from the eleventh one on.  0s: never late."""
 
 
 @attrs.frozen(kw_only=True)

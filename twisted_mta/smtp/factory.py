@@ -17,9 +17,10 @@ from ..mail.events import EventSink
 from ..mail.ids import IdMaker
 from ..mail.status import Reply
 from ..policy.interfaces import IAuthThrottle
+from ..policy.network import Networks, parse_ip
 from ..policy.pipeline import Pipeline
-from .reception import Reception
 from ..policy.waiting import Waits
+from .reception import Reception
 from .server import MtaServer
 from .sessions import Sessions
 from .tls import ServerTls
@@ -69,18 +70,26 @@ class MtaServerFactory(SMTPFactory):
         self.clock = clock
         self.tls = tls
         self.keys = keys
+        self.pauses = Waits(clock)
         self.new_session_id: Callable[[], str] = IdMaker(int.from_bytes(os.urandom(4), "big"), clock.seconds)
         self.configure(settings, pipeline)
 
-        self.keys = keys
-        self.pauses = Waits(clock)
     def configure(self, settings: Settings, pipeline: Pipeline) -> None:
         """Take over changed settings and stages.  Sessions that are open use both from their next command on."""
         self.settings = settings
         self.pipeline = pipeline
+        self.sessions.configure(settings.smtp)
+        self.friends = Networks((*settings.relay.networks, *settings.defence.exempt))
         self.domain = settings.hostname.encode("ascii")
         self.greeting = Reply(220, "", f"{settings.hostname} {settings.smtp.banner or 'ESMTP'}")
         self.hello_replies: dict[tuple[bool, str, str], Reply] = {}
+
+    def has_room(self, address: str, descriptor: int) -> bool:
+        """Whether a session from ``address`` may begin.  For a customer the newest stranger has to go if need be."""
+        if not self.sessions.crowded(descriptor):
+            return True
+        customer = self.listener.role != "mx" or parse_ip(address) in self.friends
+        return customer and self.sessions.shed()
 
     def listening(self) -> IProtocolFactory:
         """What to listen with."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.interfaces import IAddress
 
 
@@ -25,6 +27,12 @@ def peer_address(address: IAddress) -> tuple[str, int]:
         if mapped is not None:
             host = str(mapped)
     return host, port
+
+
+def descriptor(transport: Any) -> int:
+    """The file descriptor of a transport; -1 where it has none."""
+    transport = getattr(transport, "transport", transport)  # beneath TLS
+    return transport.fileno() if isinstance(transport, tcp.Connection) else -1
 
 
 def is_loopback(address: str) -> bool:

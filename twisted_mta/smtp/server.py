@@ -23,7 +23,7 @@ from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
 from . import authentication, immediate, telling, transaction
-from .peers import is_loopback, peer_address
+from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
 from .tls import tls_facts
@@ -39,7 +39,7 @@ HANDSHAKE = 60.0
 """Seconds that a TLS handshake may take."""
 GOODBYE = 10.0
 """Seconds that a client has to take the last reply before the connection is cut."""
-FREE_ERRORS = 5
+FREE_ERRORS = 10
 """Refused commands of a stranger before it has to wait after each."""
 PROGRESS = 100
 """Octets of content a second, over each ``smtp.timeout``, below which a client is cut off."""
@@ -126,7 +126,7 @@ class MtaServer(ESMTP):
         self.wire.auth = self._auth_state()
         self.deadline = now + (HANDSHAKE if secure else factory.settings.smtp.timeout)
         transport.registerProducer(self, True)
-        crowded = factory.sessions.total >= factory.settings.smtp.connections
+        crowded = not factory.has_room(address, descriptor(transport))
         factory.sessions.add(self)
         telling.connected(self)
         if crowded or factory.sessions.draining:
@@ -335,6 +335,24 @@ class MtaServer(ESMTP):
         """Say goodbye, unless a message is under way: then :meth:`_turn` does when it is through."""
         if not self._busy and self.wire.state in ("fresh", "greeted", "auth"):
             self._finish(transaction.STOPPING, "shutdown")
+
+    @property
+    def stranger(self) -> bool:
+        """See :class:`~.sessions.Session`."""
+        return self.peer.stranger and self.peer.account is None and self.wire.state != "closed"
+
+    @property
+    def silent_since(self) -> float:
+        """See :class:`~.sessions.Session`."""
+        shaking = self.peer.secure and not self.peer.tls
+        return self.deadline - (HANDSHAKE if shaking else self.factory.settings.smtp.timeout)
+
+    def shed(self) -> bool:
+        """See :class:`~.sessions.Session`."""
+        if not self.stranger or self.peer.role != "mx" or self.inbound is not None:
+            return False
+        self._finish(TOO_BUSY, "overload")
+        return True
 
     def drop(self) -> None:
         """Cut the connection."""

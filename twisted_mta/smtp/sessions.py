@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import resource
+from itertools import islice
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ..config.settings import Smtp
 from ..policy.tally import Tally
 
+OVERLOAD = 0.8
+"""The share of ``smtp.connections`` above which strangers must be quick."""
+CANDIDATES = 64
+"""Of how many of the newest sessions one is looked for that can go."""
+RESERVE = 256
+"""File descriptors that sessions leave to deliveries, DNS, the store and the log; at most a quarter of all."""
 SWEEP = 1.0
 """Seconds between two looks at the deadlines, and so how late one may be noticed."""
 
@@ -17,6 +26,20 @@ class Session(Protocol):
     """What is asked of a session."""
 
     deadline: float
+
+    @property
+    def stranger(self) -> bool:
+        """Whether this is nobody's that we know of, and has no last word yet."""
+        ...
+
+    @property
+    def silent_since(self) -> float:
+        """When the client was last heard, as far as is known."""
+        ...
+
+    def shed(self) -> bool:
+        """Make room for a customer, if this is a stranger bringing mail with none under way; says whether it did."""
+        ...
 
     def expire(self) -> None:
         """The deadline has passed: say so, or give up the connection.  Sets a new deadline."""
@@ -37,14 +60,34 @@ class Sessions:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._open: set[Session] = set()
+        self._open: dict[Session, None] = {}  # the newest last
+        self.configure(Smtp())
         self._sweep: IDelayedCall | None = None
         self._drained: list[Deferred[None]] = []
         self.tally = Tally()
         self.draining = False
 
+    def configure(self, smtp: Smtp) -> None:
+        """Take over changed settings."""
+        self._limit = smtp.connections
+        self._patience = smtp.overload_timeout
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._descriptors = 1 << 62 if soft == resource.RLIM_INFINITY else soft - min(RESERVE, soft // 4)
+
     def __len__(self) -> int:
         return len(self._open)
+
+    def crowded(self, descriptor: int) -> bool:
+        """Whether there is no room for another session, whose file descriptor is given (-1: it has none).
+
+        The system gives the lowest descriptor that is free, so a high one says how many are open, by whomever: no
+        ``accept`` ever has to fail for want of one (Twisted would survive that, but could not say 421).
+        """
+        return self.total >= self._limit or descriptor >= self._descriptors
+
+    def shed(self) -> bool:
+        """End the newest session that can go; says whether there was one."""
+        return any(session.shed() for session in tuple(islice(reversed(self._open), CANDIDATES)))
 
     @property
     def total(self) -> int:
@@ -53,7 +96,7 @@ class Sessions:
 
     def add(self, session: Session) -> None:
         """A session has begun."""
-        self._open.add(session)
+        self._open[session] = None
         self.tally.add("")
         if self._sweep is None:
             self._sweep = self._clock.callLater(SWEEP, self._look)
@@ -61,7 +104,7 @@ class Sessions:
     def remove(self, session: Session) -> None:
         """A session is over."""
         if session in self._open:
-            self._open.remove(session)
+            del self._open[session]
             self.tally.remove("")
         if not self._open:
             if self._sweep is not None:
@@ -110,5 +153,9 @@ class Sessions:
     def _look(self) -> None:
         self._sweep = self._clock.callLater(SWEEP, self._look)
         now = self._clock.seconds()
-        for session in [session for session in self._open if session.deadline <= now]:
+        due = [session for session in self._open if session.deadline <= now]
+        if self.total > OVERLOAD * self._limit:
+            since = now - self._patience
+            due += [one for one in self._open if one.deadline > now and one.stranger and one.silent_since <= since]
+        for session in due:
             session.expire()
