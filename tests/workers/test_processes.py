@@ -117,7 +117,9 @@ class ProcessCase(SynchronousTestCase):
         """Everything promised has arrived; nothing else; and twice only what was under way at a death."""
         load.stop()
         # What a dead worker had in memory is armed for a minute later, lest it be sent twice: an operator can't wait.
-        wait_for("the last tries", lambda: self.mta.cli("queue", "retry", "--all") and not self.mta.queue_length(), 40)
+        wait_for(
+            "the last tries", lambda: self.mta.run_cli("queue", "retry", "--all") and not self.mta.queue_length(), 40
+        )
         found = tags(self.sink)
         self.assertEqual(load.promised - set(found), set(), "acknowledged, and lost")
         self.assertEqual(set(found) - load.promised - load.open, set(), "never sent")
@@ -206,7 +208,7 @@ class TogetherTests(SynchronousTestCase):
         self.assertEqual(metrics['mta_messages_accepted_total{listener="mx"}'], 20)
         self.assertEqual(metrics["mta_messages_done_total"], 20)
         self.assertEqual(metrics["mta_queue_messages"], 0)
-        self.assertEqual(len(mta.events("accepted")), 20)
+        self.assertEqual(len(mta.events("accept")), 20)
         self.assertNotIn("worker", mta.http("/metrics").split("mta_service_events_total")[0])
 
     def test_connections_are_limited_over_all(self) -> None:
@@ -223,7 +225,7 @@ class TogetherTests(SynchronousTestCase):
             return session.greeting.code
 
         wait_for("a refusal", lambda: greeting() == 421)
-        self.assertAlmostEqual(len(sessions), 12, delta=1)  # one may come to each worker at the same instant
+        self.assertIn(len(sessions), (12, 13))  # one may come to each worker at the same instant
         for session in sessions[:4]:
             session.cmd("QUIT")
             session.socket.close()
