@@ -28,6 +28,7 @@ from .delivery.smtp_agent import LmtpAgent, SmtpAgent
 from .directory.auth import CredentialCache, DirectoryChecker, ScramKeys, make_portal
 from .directory.interfaces import IDirectory
 from .directory.lmdb_directory import LmdbDirectory
+from .directory.outside import OutsideCheckers
 from .directory.passwords import Hasher
 from .mail.events import AnyEvent, EventSink
 from .policy.access import AccessPolicy
@@ -85,6 +86,7 @@ class Parts:
     reception: Reception
     hasher: Hasher
     cache: CredentialCache
+    outside: OutsideCheckers
     portal: Portal
     throttle: AuthThrottle
     stages: tuple[IPolicy, ...]
@@ -106,6 +108,7 @@ class Parts:
         """
         await self.store.start()
         self.hasher.start()
+        self.outside.start()
         self.scheduler.start()
 
     async def stop(self, grace: float) -> None:
@@ -115,6 +118,7 @@ class Parts:
         """
         await self.sessions.drain(grace)
         await self._stop_delivery()
+        self.outside.stop()
         self.hasher.stop()
         await self.store.stop()
         self.greylist.close()
@@ -209,7 +213,8 @@ def assemble(
     hasher = hasher or Hasher(reactor)
     cache = CredentialCache(reactor, settings.submission.auth_cache)
     checker = DirectoryChecker(directory, hasher, cache, settings.submission.scram)
-    portal = make_portal(directory, hasher, cache, own=checker)
+    outside = OutsideCheckers(settings, reactor, directory, cache)
+    portal = make_portal(directory, hasher, cache, outside, own=checker)
     throttle = AuthThrottle(settings, reactor)
     connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
     submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
@@ -262,6 +267,7 @@ def assemble(
         submission.reconfigure,
         quotas.reconfigure,
         checker.reconfigure,
+        outside.reconfigure,
     ]
     if made and isinstance(resolver, Resolver):
         own_resolver = resolver
@@ -279,6 +285,7 @@ def assemble(
         reception=reception,
         hasher=hasher,
         cache=cache,
+        outside=outside,
         portal=portal,
         throttle=throttle,
         stages=stages,

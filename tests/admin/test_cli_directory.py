@@ -95,7 +95,7 @@ class Directory(CliCase):
     def test_password_is_asked_of_a_person_only(self) -> None:
         self.build()
         said = self.error("user", "add", "bob@acme.example", code=2)
-        self.assertIn("use --password-stdin or --generate", said)
+        self.assertIn("use --password-stdin, --generate or --no-password", said)
         self.error("user", "add", "bob@acme.example", "--password-stdin", code=2, input="\n")
 
     def test_senders_and_suspension(self) -> None:

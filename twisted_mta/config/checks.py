@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import certificate
+from . import certificate, checkers
 from .addresses import Exposure, exposure, is_loopback, overlaps, points_at, reach
 from .problems import ABSENT, Problem, Severity
 from .settings import KIB, MINUTE, Listener, Settings
@@ -33,6 +33,7 @@ def check(settings: Settings) -> Iterator[Problem]:
     """All problems of ``settings``, without file and line."""
     for part in (_process, _listeners, _collisions, _tls, _relay, _loops, _local, _queue, _smtp, _quota, _admin):
         yield from part(settings)
+    yield from checkers.check(settings)
 
 
 def _problem(severity: Severity, key: str, value: object, wrong: str, mend: str) -> Problem:

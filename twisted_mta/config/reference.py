@@ -171,7 +171,9 @@ def sample() -> str:
         if heading == "listen.NAME":
             parts.append(_sample_listeners(said))
             continue
-        lines = [_comment(said[""]), f"[{heading}]"] if heading else []
+        # a table with a free name would be one more of its kind
+        mark = "#" if heading.endswith(".NAME") else ""
+        lines = [_comment(said[""]), f"{mark}[{heading}]"] if heading else []
         for field in schema.options(table):
             lines += [_comment(said[field.name]), f"#{field.name} = {_default(table, field)}"]
         parts.append("\n".join(lines) + "\n")

@@ -194,6 +194,39 @@ class Submission:
 
 
 @attrs.frozen(kw_only=True)
+class Checker:
+    """Somebody else who checks passwords, by PLAIN and LOGIN, of users whom the directory has without one
+    (`mta user add --no-password`); the table's last name is free.  They are asked in the order of the file, until one
+    says that the password is right; when none does and one can't be asked, the client is told to try later."""
+
+    kind: Literal["dovecot", "ldap", "sql"] = "dovecot"
+    """Dovecot's authentication socket, a bind to an LDAP server (extra "ldap"), or a database: SQLite, or PostgreSQL
+    (extra "postgresql")."""
+    server: str = ""
+    """Where it is: "unix:/run/dovecot/auth-client" or "host:port"; "ldaps://host" or "ldap://host", where STARTTLS is
+    insisted upon but on loopback; "sqlite:/path", or a "postgresql://" address as libpq reads it, whose password
+    belongs into a passfile."""
+    timeout: Duration = Duration(5.0)
+    """How long it may take to connect, and to answer."""
+    threads: Positive = 4
+    """LDAP and SQL: how many are checked at once."""
+    dn: str = ""
+    """LDAP: the DN of a user's entry, with {address}, {user} (before the @) and {domain}; with filter, the DN that the
+    service itself searches as, empty for nobody's."""
+    password_file: str = ""
+    """LDAP with filter: the file with the password of ``dn``."""
+    base: str = ""
+    """LDAP with filter: where the search begins."""
+    filter: str = ""
+    """LDAP: what finds a user's one entry, such as "(&(objectClass=person)(mail={address}))"."""
+    ca: str = ""
+    """LDAP: PEM file of the authorities that may sign the server's certificate; empty: the system's."""
+    query: str = ""
+    """SQL: gives the argon2id hash for :address (or :user and :domain), or nothing; with :password in it, something
+    true if the password is right, such as PostgreSQL's "SELECT crypt(:password, hash) = hash FROM ..."."""
+
+
+@attrs.frozen(kw_only=True)
 class Relay:
     """Mail that leaves for other hosts."""
 
@@ -358,6 +391,7 @@ class Settings:
     defence: Defence = Defence()
     greylist: Greylist = Greylist()
     submission: Submission = Submission()
+    checker: dict[str, Checker] = attrs.Factory(dict)
     relay: Relay = Relay()
     local: Local = Local()
     queue: Queue = Queue()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -261,8 +261,9 @@ class CheckerChain:
 
     credentialInterfaces = (IUsernamePassword,)
 
-    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
+    def __init__(self, checkers: Iterable[ICredentialsChecker], more: Iterable[ICredentialsChecker] = ()) -> None:
         self._checkers = tuple(checkers)
+        self._more = more  # looked at anew each time, since settings may change it
 
     def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
         """See :class:`DirectoryChecker`."""
@@ -270,7 +271,7 @@ class CheckerChain:
 
     async def _check(self, credentials: Any) -> bytes | tuple[()]:
         unavailable: MailError | None = None
-        for checker in self._checkers:
+        for checker in (*self._checkers, *self._more):
             try:
                 return await maybeDeferred(checker.requestAvatarId, credentials)
             except UnauthorizedLogin:
@@ -289,13 +290,13 @@ def make_portal(
     directory: IDirectory,
     hasher: Hasher,
     cache: CredentialCache,
-    extra_checkers: Sequence[ICredentialsChecker] = (),
+    extra_checkers: Iterable[ICredentialsChecker] = (),
     own: DirectoryChecker | None = None,
 ) -> Portal:
     """The portal for all who log in: the directory's own passwords first (``own``, if that is made already), then
     ``extra_checkers`` in their order."""
     own = own or DirectoryChecker(directory, hasher, cache)
-    return Portal(MailRealm(directory), [CheckerChain((own, *extra_checkers)), ProvenChecker(directory)])
+    return Portal(MailRealm(directory), [CheckerChain((own,), extra_checkers), ProvenChecker(directory)])
 
 
 def _text(words: bytes | str) -> str | None:

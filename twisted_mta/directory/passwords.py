@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 import unicodedata
 from collections.abc import Callable
 from functools import partial
@@ -83,12 +84,65 @@ def dummy_hash(hasher: argon2.PasswordHasher) -> str:
     return f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"
 
 
-class Hasher:
+class Threads:
+    """A bounded pool of threads for work that blocks.
+
+    ``name`` is the threads', ``threads`` how many work at once, ``waiting`` how much more may wait; beyond that,
+    :class:`MailError` 454 4.7.0 (RFC 4954 §6).  Whoever calls :meth:`start` calls :meth:`stop`.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorFromThreads,
+        name: str,
+        threads: int,
+        waiting: int = WAITING,
+        pool: ThreadPool | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._pool = pool if pool is not None else ThreadPool(0, threads, name)
+        self._room = threads + waiting
+        self._stopped = False
+
+    def start(self) -> None:
+        """Be ready."""
+        self._stopped = False
+        self._pool.start()
+
+    def stop(self) -> None:
+        """Let the work under way end, refuse what waits, end the threads.  Blocks for one piece of work at most."""
+        self._stopped = True
+        self._pool.stop()
+
+    def leave(self) -> None:
+        """The same without blocking: the work under way may last as long as it likes, and nobody hears of it."""
+        self._stopped = True
+        threading.Thread(target=self._pool.stop, daemon=True).start()
+
+    def run(self, work: Callable[[], T]) -> Deferred[T]:
+        """Run ``work`` in one of the threads.  Fails with :class:`MailError` 454 4.7.0 when too many wait."""
+        if self._stopped:
+            raise MailError(_STOPPING)
+        if self._room <= 0:
+            raise MailError(_BUSY)
+        self._room -= 1
+        done = cast("Deferred[T]", deferToThreadPool(self._reactor, self._pool, self._work, work))
+        return done.addBoth(self._free)
+
+    def _work(self, work: Callable[[], T]) -> T:
+        if self._stopped:
+            raise MailError(_STOPPING)
+        return work()
+
+    def _free(self, result: Any) -> Any:
+        self._room += 1
+        return result
+
+
+class Hasher(Threads):
     """Hashes and verifies passwords in a bounded pool of threads of its own.
 
-    ``threads`` is how many work at once (default: one for each core, four at most; each takes 19 MiB while it works),
-    ``waiting`` how many more may wait; beyond that, :class:`MailError` 454 4.7.0 (RFC 4954 §6).  Whoever calls
-    :meth:`start` calls :meth:`stop`.
+    ``threads`` is by default one for each core, four at most; each takes 19 MiB while it works.
     """
 
     def __init__(
@@ -100,24 +154,10 @@ class Hasher:
         hasher: argon2.PasswordHasher = _argon2,
         iterations: int = scram.ITERATIONS,
     ) -> None:
-        threads = threads or min(os.cpu_count() or 1, 4)
-        self._reactor = reactor
-        self._pool = pool if pool is not None else ThreadPool(0, threads, "argon2")
-        self._room = threads + waiting
+        super().__init__(reactor, "argon2", threads or min(os.cpu_count() or 1, 4), waiting, pool)
         self._hasher = hasher
         self._iterations = iterations
         self._dummy = dummy_hash(hasher)
-        self._stopped = False
-
-    def start(self) -> None:
-        """Be ready."""
-        self._stopped = False
-        self._pool.start()
-
-    def stop(self) -> None:
-        """Let the hashes under way end, refuse those that wait, end the threads.  Blocks for one hash at most."""
-        self._stopped = True
-        self._pool.stop()
 
     async def verify(self, password_hash: str, password: str) -> bool:
         """Whether a password fits a hash; "" (a user who is not there, or has no password) fits nothing, and takes as
@@ -139,22 +179,3 @@ class Hasher:
             return self._hasher.check_needs_rehash(password_hash)
         except InvalidHashError:
             return False
-
-    def run(self, work: Callable[[], T]) -> Deferred[T]:
-        """Run ``work`` in one of the threads.  Fails with :class:`MailError` 454 4.7.0 when too many wait."""
-        if self._stopped:
-            raise MailError(_STOPPING)
-        if self._room <= 0:
-            raise MailError(_BUSY)
-        self._room -= 1
-        done = cast("Deferred[T]", deferToThreadPool(self._reactor, self._pool, self._work, work))
-        return done.addBoth(self._free)
-
-    def _work(self, work: Callable[[], T]) -> T:
-        if self._stopped:
-            raise MailError(_STOPPING)
-        return work()
-
-    def _free(self, result: Any) -> Any:
-        self._room += 1
-        return result

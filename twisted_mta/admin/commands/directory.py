@@ -224,14 +224,17 @@ def user() -> None:
 
 def password_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Where the password comes from."""
+    command = click.option("--no-password", is_flag=True, help="Have none here: a [checker] knows it.")(command)
     command = click.option("--generate", is_flag=True, help="Make one up and print it.")(command)
     return click.option("--password-stdin", is_flag=True, help="Read it from standard input.")(command)
 
 
-def new_password(password_stdin: bool, generate: bool) -> tuple[str, bool]:
-    """A password, and whether we made it up."""
-    if password_stdin and generate:
-        raise click.UsageError("Give either --password-stdin or --generate.")
+def new_password(password_stdin: bool, generate: bool, no_password: bool) -> tuple[str, bool]:
+    """A password, "" for none, and whether we made it up."""
+    if password_stdin + generate + no_password > 1:
+        raise click.UsageError("Give one of --password-stdin, --generate and --no-password.")
+    if no_password:
+        return "", False
     if generate:
         # 4 groups of 5 from 32 letters: 100 bits, and easy to read out
         letters = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -242,7 +245,7 @@ def new_password(password_stdin: bool, generate: bool) -> tuple[str, bool]:
             raise click.UsageError("No password came from standard input.")
         return password, False
     if not sys.stdin.isatty():
-        raise click.UsageError("Nobody is there to type a password: use --password-stdin or --generate.")
+        raise click.UsageError("Nobody is there to type a password: use --password-stdin, --generate or --no-password.")
     password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return str(password), False
 
@@ -257,9 +260,9 @@ def _with_password(record: User, password: str, generated: bool) -> dict[str, An
 @click.option("--sender", "senders", metavar="ADDRESS", multiple=True,
               help='A further address, or "@domain", that the user may send as; may be repeated.')  # fmt: skip
 @pass_context
-def user_add(context: Context, address: str, password_stdin: bool, generate: bool, senders: tuple[str, ...]) -> None:
+def user_add(context: Context, address: str, senders: tuple[str, ...], **source: bool) -> None:
     """Add a user of a domain. Asks for the password, unless told where it comes from."""
-    password, generated = new_password(password_stdin, generate)
+    password, generated = new_password(**source)
     directory = context.directory(make=True)
     record = changed(lambda: directory.add_user(address, password, senders), "user", address)
 
@@ -274,12 +277,12 @@ def user_add(context: Context, address: str, password_stdin: bool, generate: boo
 @click.argument("address")
 @password_options
 @pass_context
-def user_passwd(context: Context, address: str, password_stdin: bool, generate: bool) -> None:
+def user_passwd(context: Context, address: str, **source: bool) -> None:
     """Change a user's password."""
     directory = context.directory()
     if context.done(directory.user(address)) is None:
         raise NotFound(f"there is no user {address}")
-    password, generated = new_password(password_stdin, generate)
+    password, generated = new_password(**source)
     record = changed(lambda: directory.set_user(address, password=password), "user", address)
 
     def lines() -> list[str]:
