@@ -74,6 +74,27 @@ class DeliverTests(SynchronousTestCase):
         self.assertIn("MAIL FROM:<sender@isp.example> SIZE=23", scene.first.commands)
         self.assertIn("RCPT TO:<rcpt@example.org>", scene.first.commands)
 
+    def test_utf8_goes_to_those_who_offer_it(self) -> None:
+        """RFC 6531 §3.4: and the parameter is there only where it is needed."""
+        for sender, recipient, utf8, parameter in (
+            ("bj\u00f6rn@isp.example", "rcpt@example.org", False, " SMTPUTF8"),
+            ("sender@isp.example", "\u7528\u6237@example.org", False, " SMTPUTF8"),
+            ("sender@isp.example", '"\u00e4 b"@example.org', False, " SMTPUTF8"),
+            ("sender@isp.example", "rcpt@example.org", True, " SMTPUTF8"),
+            ("", "rcpt@example.org", False, ""),
+        ):
+            scene = Scene(Behaviour(extensions=("SMTPUTF8", "8BITMIME")))
+            self.assertEqual(said(scene.deliver(make_job(recipient, sender=sender, utf8=utf8))), ["250 2.0.0"])
+            self.assertEqual(scene.first.commands[1], f"MAIL FROM:<{sender}>{parameter}")
+            self.assertIn(f"RCPT TO:<{recipient}>", scene.first.commands)
+
+    def test_utf8_goes_to_nobody_else(self) -> None:
+        job = make_job("\u7528\u6237@example.org", "plain@example.org")
+        scene = Scene()
+        self.assertEqual(said(scene.deliver(job)), ["553 5.6.7 ours", "250 2.0.0"])
+        self.assertEqual(said(Scene().deliver(make_job(sender="bj\u00f6rn@isp.example"))), ["553 5.6.7 ours"])
+        self.assertEqual(said(Scene().deliver(make_job(utf8=True))), ["554 5.6.9 ours"])
+
     def test_few_writes(self) -> None:
         """A small message takes two writes: the envelope, and the content with its dot."""
         scene = Scene()

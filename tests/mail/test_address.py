@@ -22,6 +22,11 @@ class ParseTests(SynchronousTestCase):
             ("ann@[192.0.2.1]", "ann@[192.0.2.1]"),
             ("ann@[ipv6:2001:DB8:0::1]", "ann@[IPv6:2001:db8::1]"),
             ("ann@b\u00fccher.example", "ann@xn--bcher-kva.example"),
+            ("\u00e4nn@isp.example", "\u00e4nn@isp.example"),
+            ("a\u0308nn@b\u00fccher.example", "\u00e4nn@xn--bcher-kva.example"),
+            ('"\u00e4 nn"@isp.example', '"\u00e4 nn"@isp.example'),
+            ("\u7528\u6237@\u4f8b\u5b50.example", "\u7528\u6237@xn--fsqu00a.example"),
+            ("\u00e4" * 32 + "@isp.example", "\u00e4" * 32 + "@isp.example"),
             ("a" * 64 + "@isp.example", "a" * 64 + "@isp.example"),
         ):
             self.assertEqual(canonical(text), wanted)
@@ -53,7 +58,12 @@ class ParseTests(SynchronousTestCase):
             "ann@[2001:db8::1]",
             "a" * 65 + "@isp.example",
             "a@" + ".".join(["b" * 60] * 5),
-            "\u00e4nn@isp.example",
+            "a\u200bnn@isp.example",
+            "a\u00a0nn@isp.example",
+            "a\u0085nn@isp.example",
+            "a\u202enn@isp.example",
+            "\ud800@isp.example",
+            "\u00e4" * 33 + "@isp.example",
             "ann@isp.example\r\n",
             "ann\0@isp.example",
         ):

@@ -117,6 +117,41 @@ class Asked(SynchronousTestCase):
             self.assertNotIn("Check the address", human)
 
 
+class BeyondAscii(SynchronousTestCase):
+    """RFC 6533."""
+
+    ADDRESS = "bj\u00f6rn+x@example.org"
+
+    def test_to_somebody_who_may_not_know_utf8(self) -> None:
+        raw = write(notice(failure(self.ADDRESS)))
+        self.assertTrue(raw.isascii())
+        _, human, fields, _ = parse(raw)
+        self.assertEqual(fields[1]["Final-Recipient"], "utf-8; bj\\x{F6}rn\\x{2B}x@example.org")
+        self.assertEqual(fields[1]["Original-Recipient"], "utf-8; bj\\x{F6}rn\\x{2B}x@example.org")
+        self.assertIn(f"<{self.ADDRESS}>", human)
+
+    def test_to_somebody_whose_address_is_in_utf8(self) -> None:
+        raw = write(
+            notice(
+                failure(self.ADDRESS), to="j\u00fcrgen@isp.example", head="Subject: Gr\u00fc\u00dfe\r\n\r\n".encode()
+            )
+        )
+        parsed = email.message_from_bytes(raw, policy=email.policy.SMTPUTF8)
+        self.assertIn("To: j\u00fcrgen@isp.example\r\n".encode(), raw)
+        self.assertEqual(parsed["Content-Transfer-Encoding"], "8bit")
+        kinds = [part.get_content_type() for part in parsed.get_payload()]
+        self.assertEqual(kinds, ["text/plain", "message/global-delivery-status", "message/global-headers"])
+        self.assertIn(f"Final-Recipient: utf-8; {self.ADDRESS}\r\n".encode(), raw)
+        self.assertIn("Subject: Gr\u00fc\u00dfe\r\n".encode(), raw)
+
+    def test_a_message_that_comes_back(self) -> None:
+        content = "Subject: Gr\u00fc\u00dfe\r\n\r\nx\r\n".encode()
+        one = notice(failure(self.ADDRESS), head=content)
+        about = msgspec.structs.replace(one.message, size=len(content), ret="FULL", utf8=True)
+        raw = write(msgspec.structs.replace(one, message=about))
+        self.assertIn(b"Content-Type: message/global\r\n", raw)
+
+
 class Failed(SynchronousTestCase):
     """A report of failure, field by field."""
 

@@ -11,8 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.smtp.world import HOSTNAME, NOW, Client, World, account, codes
 from twisted_mta.mail.events import Accepted, Rejected, Routed
 from twisted_mta.mail.status import MailError, Reply
+from twisted_mta.policy.interfaces import Peer
 from twisted_mta.queue.interfaces import CHUNK, QuotaExceeded, StoreUnavailable
-from twisted_mta.smtp.trace import literal
+from twisted_mta.smtp.trace import literal, received
 
 MESSAGE = b"From: Joe <joe@far.example>\r\nSubject: hello\r\n\r\nbody\r\n"
 NO_SPACE = StoreUnavailable(Reply(452, "4.3.1", "Not enough free disk"))
@@ -74,6 +75,27 @@ class TraceTests(Case):
             self.assertIn(f"by {HOSTNAME} with {keyword} id ", received)
             self.assertEqual("(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)" in received, secure)
             self.assertEqual(world.store.messages[0][0].message.protocol, keyword)
+
+    def test_utf8(self) -> None:
+        """RFC 6531 §4.3; and no UTF-8 of ours goes into the header."""
+        client = self.greet(self.world)
+        for subject, needed in (("Gr\u00fc\u00dfe", True), ("Hello", False)):
+            client.say("MAIL FROM:<bj\u00f6rn@far.example> SMTPUTF8", "RCPT TO:<ann@isp.example>", "DATA")
+            client.say(f"Subject: {subject}", "", "Gr\u00fc\u00dfe", ".")
+            new, content = self.world.store.messages[-1]
+            self.assertEqual((new.message.protocol, new.message.utf8), ("UTF8SMTP", needed))
+            self.assertIn(b" with UTF8SMTP id ", content)
+        self.assertEqual(new.message.sender, "bj\u00f6rn@far.example")
+        client.say("MAIL FROM:<bob@far.example>", "RCPT TO:<ann@isp.example>", "DATA", "Subject: \u00fc", "", ".")
+        self.assertFalse(self.world.store.messages[-1][0].message.utf8, "declared by nobody: as it was before SMTPUTF8")
+
+    def test_a_recipient_beyond_ascii_is_not_named(self) -> None:
+        """An alias may lead it on to where such a header cannot go."""
+        peer = Peer("s", "192.0.2.7", 25, "mx", "mx", esmtp=True)
+        for recipient, named in (("ann@isp.example", True), ("\u00e4nn@isp.example", False)):
+            line = received(peer, "mx.isp.example", "id", NOW, recipient, True)
+            self.assertEqual(b"for <" in line, named)
+            self.assertTrue(line.isascii())
 
     def test_strange_name(self) -> None:
         """What a client calls itself can't close a comment or open another field."""

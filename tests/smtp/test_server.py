@@ -78,7 +78,8 @@ class GreetingTests(SynchronousTestCase):
                 b"250-8BITMIME",
                 b"250-ENHANCEDSTATUSCODES",
                 b"250-DSN",
-                b"250 CHUNKING",
+                b"250-CHUNKING",
+                b"250 SMTPUTF8",
                 b"",
             ],
         )

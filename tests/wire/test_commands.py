@@ -79,7 +79,8 @@ class MailTests(Case):
         for words, code in (
             ("FOO=bar", 555),
             ("FOO", 555),
-            ("SMTPUTF8", 555),
+            ("SMTPUTF8=", 501),
+            ("SMTPUTF8=yes", 501),
             ("RET=ALL", 501),
             ("RET", 501),
             ("RET=FULL RET=HDRS", 501),
@@ -120,6 +121,14 @@ class RcptTests(Case):
         self.assertEqual((command.notify, command.orcpt), ("SUCCESS,DELAY", "rfc822;Bob+40old.example"))
         command = c.rcpt("TO:<postmaster> NOTIFY=NEVER")
         self.assertEqual((command.recipient, command.notify, command.orcpt), ("postmaster", "NEVER", ""))
+
+    def test_reports_about_addresses_beyond_ascii(self) -> None:
+        """RFC 6533 §3: however it is value, it is kept in a form that may stand anywhere."""
+        for value in ("utf-8;bj\u00f6rn@b.example", "utf-8;bj\\x{F6}rn@b.example"):
+            command = c.rcpt(f"TO:<bob@isp.example> ORCPT={value}")
+            self.assertEqual(command.orcpt, "utf-8;bj\\x{F6}rn@b.example")
+        self.assertEqual(self.code(c.rcpt, "TO:<bob@isp.example> ORCPT=rfc822;bj\u00f6rn@b.example")[0], 501)
+        self.assertEqual(self.code(c.rcpt, "TO:<bob@isp.example> ORCPT=utf-8;bj\u202ern@b.example")[0], 501)
 
     def test_source_route(self) -> None:
         self.assertEqual(c.rcpt("TO:<@a.example,@[192.0.2.1]:joe@far.example>"), c.Rcpt("joe@far.example", True))

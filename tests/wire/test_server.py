@@ -265,7 +265,7 @@ class LineTests(SynchronousTestCase):
         for start, limit in (
             (b"NOOP ", 512),
             (b"FOO ", 512),
-            (b"MAIL FROM:<a@b.example> ", 1171),
+            (b"MAIL FROM:<a@b.example> ", 1180),
             (b"AUTH PLAIN ", 12288),
         ):
             for extra in (0, 1):
@@ -297,6 +297,46 @@ class LineTests(SynchronousTestCase):
         wire = b"NOOP " + b"x" * (length - 8) + last + b"\r\nRSET\r\n"
         whole = converse(greeted(), wire)
         self.assertEqual(converse(greeted(), *_split(wire, cuts)), whole)
+
+
+class Utf8Tests(SynchronousTestCase):
+    """SMTPUTF8 (RFC 6531)."""
+
+    RCPT = "RCPT TO:<\u7528\u6237@b\u00fccher.example>\r\n".encode()
+
+    def test_addresses(self) -> None:
+        mail = "MAIL FROM:<bj\u00f6rn@isp.example> BODY=8BITMIME SMTPUTF8\r\n".encode()
+        events = converse(greeted(), b"EHLO x\r\n" + mail + self.RCPT)
+        assert isinstance(events[1], c.Mail)
+        assert isinstance(events[2], c.Rcpt)
+        self.assertEqual(events[1].sender, "bj\u00f6rn@isp.example")
+        self.assertEqual(events[2].recipient, "\u7528\u6237@xn--bcher-kva.example")
+
+    def test_not_without_the_parameter(self) -> None:
+        for wire in (
+            b"MAIL FROM:<bj\xc3\xb6rn@isp.example>\r\n",
+            b"MAIL FROM:<a@b.example>\r\n" + self.RCPT,
+            b"MAIL FROM:<a@b.example> SMTPUTF8\r\nRSET\r\nMAIL FROM:<a@b.example>\r\n" + self.RCPT,
+        ):
+            events = converse(greeted(), b"EHLO x\r\n" + wire)
+            self.assertEqual([(it.code, it.enhanced) for it in refusals(events)], [(553, "5.6.7")], wire)
+
+    def test_only_utf8(self) -> None:
+        for octets in (b"\xf6", b"\xc0\xaf", b"\xed\xa0\x80", b"\xff"):
+            events = converse(greeted(), b"EHLO x\r\nMAIL FROM:<bj" + octets + b"rn@isp.example> SMTPUTF8\r\n")
+            self.assertEqual([it.code for it in refusals(events)], [553], octets)
+
+    def test_what_cannot_be_seen_is_refused(self) -> None:
+        for letter in ("\u0085", "\u00a0", "\u2028", "\u202e", "\u200b", "\ufeff"):
+            line = f"MAIL FROM:<a{letter}b@isp.example> SMTPUTF8\r\n".encode()
+            events = converse(greeted(), b"EHLO x\r\n" + line)
+            self.assertEqual([it.code for it in refusals(events)], [501], letter)
+
+    def test_nowhere_else(self) -> None:
+        events = converse(
+            greeted(), b"EHLO x\r\nVRFY \xc3\xb6\r\nMAIL FROM:<a@b.example> SMTPUTF8\r\nNOOP \xc3\xb6\r\n"
+        )
+        self.assertEqual([it.code for it in refusals(events)], [500, 500])
 
 
 class TlsTests(SynchronousTestCase):

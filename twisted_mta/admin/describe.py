@@ -93,5 +93,5 @@ def delivery_value(message: Message, delivery: Delivery) -> dict[str, Any]:
 def message_value(message: Message) -> dict[str, Any]:
     """A message as --json prints it."""
     names = ("id", "arrived", "sender", "recipients", "size", "expires", "body", "customer", "user", "client", "helo",
-             "protocol", "listener", "message_id", "kind", "ret", "envid")  # fmt: skip
+             "protocol", "listener", "message_id", "kind", "ret", "envid", "utf8")  # fmt: skip
     return {name: getattr(message, name) for name in names}

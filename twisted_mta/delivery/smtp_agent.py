@@ -193,7 +193,7 @@ class _Agent:
         wishes: tuple[tuple[str, str], ...] = ()
         if client.dsn and any(recipients[index].notify or recipients[index].orcpt for index in group):
             wishes = tuple([(recipients[index].notify, recipients[index].orcpt) for index in group])
-        transfer = Transfer(message.sender, addresses, content.size, eight_bit, message.ret, message.envid, wishes)
+        transfer = Transfer(message.sender, addresses, content.size, eight_bit, message.ret, message.envid, wishes, message.utf8)
         return await client.send(transfer, content)
 
     def _note(self, attempt: _Attempt, group: list[int], finished: Finished, spot: _Spot) -> None:

@@ -1,7 +1,7 @@
 """Mail addresses: parsing, one canonical form, and the parts others need.
 
 Source: RFC 5321 §4.1.2 (grammar), §4.5.3.1 (sizes), §4.1.3 (address literals), §2.4 (the local part's case is its
-owner's), RFC 5890 (A-labels).
+owner's), RFC 5890 (A-labels), RFC 6531 §3.3 and RFC 6532 §3.1 (UTF-8 in local parts, in normalisation form C).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import unicodedata
 
 import idna
 import msgspec
@@ -19,9 +20,10 @@ MAX_LOCAL = 64  # octets, RFC 5321 §4.5.3.1.1
 MAX_DOMAIN = 255  # octets, RFC 5321 §4.5.3.1.2
 MAX_PATH = 254  # octets of an address: a path of 256 less its angle brackets, RFC 5321 §4.5.3.1.3
 
-_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
+_BEYOND = "\u0080-\U0010ffff"
+_ATEXT = rf"A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_BEYOND}\-"
 _DOT_STRING = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
-_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\[ -~])*)"')
+_QUOTED = re.compile(rf'"((?:[ !#-\[\]-~{_BEYOND}]|\\[ -~])*)"')
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 
 
@@ -30,7 +32,8 @@ class AddressError(MailError):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A mailbox: ``local`` without needless quotes, ``domain`` in lower case and A-labels, or an address literal."""
+    """A mailbox: ``local`` without needless quotes, in normalisation form C; ``domain`` in lower case and A-labels, or
+    an address literal."""
 
     local: str
     domain: str
@@ -52,8 +55,12 @@ def parse_address(text: str) -> Address:
     """The address that ``text`` ("local@domain") is.  Raises :class:`AddressError`, whose reply tells the sender."""
     if len(text) > MAX_PATH + 2:
         raise AddressError(Reply(501, "5.1.3", "The address is longer than 254 octets"))
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     local, domain = _split(text)
-    if len(local) > MAX_LOCAL:
+    if not local.isprintable():
+        raise AddressError(Reply(501, "5.1.3", "The part before the @ has characters that cannot be seen"))
+    if len(local.encode()) > MAX_LOCAL:
         raise AddressError(Reply(501, "5.1.3", "The part before the @ is longer than 64 octets"))
     return Address(local, canonical_domain(domain))
 

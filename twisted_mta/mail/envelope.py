@@ -1,7 +1,8 @@
 """Messages, recipients and deliveries as the queue keeps them and every room passes them on.
 
 Times are seconds since the epoch, sizes are octets.  Addresses are plain ``local@domain`` strings whose domain is in
-lower case and, for domains beyond ASCII, in A-labels; the null sender is "" (RFC 5321 §4.5.5).
+lower case and, for domains beyond ASCII, in A-labels; the local part may be beyond ASCII (RFC 6531).  The null sender
+is "" (RFC 5321 §4.5.5).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     submission (the world on port 25).  ``protocol`` is the ``with`` keyword of RFC 3848.  ``expires`` is when a
     deferred recipient is given up.  ``kind`` is "dsn" for reports of our own: a report about a report is never sent.
     ``ret`` and ``envid`` are the RET and ENVID of RFC 3461 (the latter in xtext, as given), "" where not given.
+    ``utf8``: the header section has UTF-8, and came with SMTPUTF8 (RFC 6531).
     """
 
     id: str
@@ -59,6 +61,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     kind: Literal["mail", "dsn", "local"] = "mail"
     ret: Return = ""
     envid: str = ""
+    utf8: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):

@@ -5,7 +5,8 @@ Source: RFC 3464 (message/delivery-status), RFC 6522 (multipart/report, text/rfc
 
 The whole is 7bit, whatever the original's header or a remote's words hold: quoted-printable where it must be (allowed
 for text/rfc822-headers by RFC 6522 §4), and in the machine-readable fields, which are ASCII by their grammar, escapes.
-Only where a sender asks to have its message back (RET=FULL, RFC 3461 §4.3), and that is 8bit, the report is too.
+Only where a sender asks to have its message back (RET=FULL, RFC 3461 §4.3), and that is 8bit, the report is too; and
+to a sender whose address is beyond ASCII it goes in UTF-8, in the global types of RFC 6533.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import msgspec
 
 from ..mail.envelope import Message, Occasion, Recipient
 from ..mail.status import Reply
-from ..wire.notification import decode_envid, decode_orcpt
+from ..wire.notification import decode_envid, decode_orcpt, encode_address
 from .words import advice, opening, outlook
 
 HEAD_LIMIT = 64 << 10
@@ -77,26 +78,29 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 def write(notice: Notice) -> bytes:
     """The report as it is sent: header section and body, lines that end with CRLF, 7bit throughout."""
+    status = "message/delivery-status" if notice.to.isascii() else "message/global-delivery-status"
     parts = [
         _part("text/plain; charset=utf-8", _human(notice), "Notification"),
-        _part("message/delivery-status", _status(notice), "Delivery report", fields=True),
+        _part(status, _status(notice), "Delivery report", fields=True),
         _returned(notice),
     ]
     boundary = _boundary(parts)
     mark = b"--" + boundary.encode("ascii")
     body = b"".join(mark + b"\r\n" + part + b"\r\n" for part in parts) + mark + b"--\r\n"
-    encoding = "7bit" if parts[-1].isascii() else "8bit"
-    return "\r\n".join((*_header(notice, boundary, encoding), "", "")).encode("ascii") + body
+    encoding = "7bit" if body.isascii() else "8bit"
+    return "\r\n".join((*_header(notice, boundary, encoding), "", "")).encode("utf-8") + body
 
 
 def _returned(notice: Notice) -> bytes:
     """The third part: the message, if it failed, RET=FULL and it is small; else its header section."""
     message, content = notice.message, notice.head
     if notice.kind != "failed" or message.ret != "FULL" or message.chunks != 1 or len(content) != message.size:
-        return _part("text/rfc822-headers; charset=utf-8", header_section(content), "Header of the message")
+        kind = "text/rfc822-headers; charset=utf-8" if notice.to.isascii() else "message/global-headers"
+        return _part(kind, header_section(content), "Header of the message", fields=not notice.to.isascii())
     encoding = "7bit" if content.isascii() else "8bit"
+    kind = "message/rfc822" if header_section(content).isascii() else "message/global"  # RFC 6532 §3.7
     head = (
-        "Content-Description: Returned message\r\nContent-Type: message/rfc822\r\n"
+        f"Content-Description: Returned message\r\nContent-Type: {kind}\r\n"
         f"Content-Transfer-Encoding: {encoding}\r\n\r\n"
     )
     return head.encode("ascii") + content
@@ -144,7 +148,7 @@ def _header(notice: Notice, boundary: str, encoding: str) -> Iterable[str]:
     else:
         subject = "Undeliverable: your message was not delivered"
     yield f"From: Mail Delivery System <MAILER-DAEMON@{host}>"
-    yield f"To: {_ascii(notice.to)}"
+    yield f"To: {notice.to if notice.to.isprintable() else _ascii(notice.to)}"
     yield f"Subject: {subject}"
     yield f"Date: {formatdate(notice.now)}"
     yield f"Message-ID: {notice.message_id}"
@@ -196,8 +200,8 @@ def _status(notice: Notice) -> bytes:
     for failure in notice.failures:
         reply = failure.reply
         lines.append("")
-        lines.append(f"Original-Recipient: {_typed(failure.recipient)}")
-        lines.append(f"Final-Recipient: rfc822; {failure.recipient.address}")
+        lines.append(f"Original-Recipient: {_typed(failure.recipient, notice.to.isascii())}")
+        lines.append(f"Final-Recipient: {_address(failure.recipient.address, notice.to.isascii())}")
         lines.append(f"Action: {notice.kind}")
         lines.append(f"Status: {status_of(failure)}")
         if failure.host:
@@ -207,7 +211,10 @@ def _status(notice: Notice) -> bytes:
         lines.append(f"Last-Attempt-Date: {formatdate(failure.last_attempt or notice.now)}")
         if notice.kind == "delayed":
             lines.append(f"Will-Retry-Until: {formatdate(notice.retry_until)}")
-    return "".join(f"{_ascii(line, keep_fold=True)}\r\n" for line in lines).encode("ascii")
+    if notice.to.isascii():
+        return "".join(f"{_ascii(line, keep_fold=True)}\r\n" for line in lines).encode("ascii")
+    folded = ("\r\n ".join(map(_plain, line.split("\r\n "))) for line in lines)
+    return "".join(f"{line}\r\n" for line in folded).encode("utf-8", "replace")
 
 
 def status_of(failure: Failure) -> str:
@@ -220,7 +227,9 @@ def status_of(failure: Failure) -> str:
 
 def _part(kind: str, body: bytes, description: str, fields: bool = False) -> bytes:
     encoding = "7bit"
-    if not _seven_bit(body):
+    if fields and not body.isascii():
+        encoding = "8bit"  # of type global (RFC 6533 §4): the whole goes out with SMTPUTF8
+    elif not _seven_bit(body):
         encoding = "quoted-printable"
         encoded = quopri.encodestring(body.replace(b"\r\n", b"\n"))
         body = encoded.replace(b"\r", b"=0D").replace(b"\n", b"\r\n")
@@ -252,10 +261,17 @@ def _original(recipient: Recipient) -> str:
     return recipient.original or recipient.address
 
 
-def _typed(recipient: Recipient) -> str:
+def _address(address: str, seven_bit: bool) -> str:
+    """An address with its type; beyond ASCII it is spelled out where the report may (RFC 6533 §3)."""
+    if address.isascii():
+        return f"rfc822; {address}"
+    return f"utf-8; {encode_address(address) if seven_bit else address}"
+
+
+def _typed(recipient: Recipient, seven_bit: bool) -> str:
     """The address that the sender wrote, with its type: by ORCPT, or as it came to us (RFC 3464 §2.3.1)."""
     named = decode_orcpt(recipient.orcpt) if recipient.orcpt else None
-    return f"{named[0]}; {named[1]}" if named else f"rfc822; {_original(recipient)}"
+    return f"{named[0]}; {named[1]}" if named else _address(_original(recipient), seven_bit)
 
 
 def _plain(text: str) -> str:

@@ -128,6 +128,7 @@ class Reporter:
             body="7BIT" if content.isascii() else "8BITMIME",
             message_id=message_id,
             kind="dsn",
+            utf8=not to.isascii(),
         )
         new = NewMessage(
             message=report,

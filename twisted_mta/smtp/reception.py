@@ -1,7 +1,7 @@
 """Taking one message in: header section, storing, routing, commit, hand-over.
 
 Source: RFC 5321 §4.4 (trace fields), §6.1 (responsibility begins with the 250), §6.3 (loops), RFC 6409 §8 (what is
-added to and removed from mail that users hand in).
+added to and removed from mail that users hand in), RFC 6532 §3 (UTF-8 in header fields).
 """
 
 from __future__ import annotations
@@ -203,8 +203,9 @@ class Inbound:
                 head.append(field("Date", date(now)))
             if "Message-ID" not in head:  # RFC 6409 §8.3
                 head.append(field("Message-ID", f"<{self._incoming.id}@{settings.hostname}>"))
+        utf8 = "SMTPUTF8" in transaction.params
         only = transaction.recipients[0] if len(transaction.recipients) == 1 else ""
-        return self._store(head.take(received(peer, settings.hostname, self._incoming.id, now, only)))
+        return self._store(head.take(received(peer, settings.hostname, self._incoming.id, now, only, utf8)))
 
     def _store(self, data: bytes) -> Deferred[None] | None:
         waiting: Deferred[None] | None = self._incoming.write(data)
@@ -235,6 +236,7 @@ class Inbound:
         deliveries = _deliveries(routing)
         now = reception.clock.seconds()
         message_id = self._head.get("Message-ID")
+        utf8 = "SMTPUTF8" in transaction.params
         message = Message(
             id=incoming.id,
             arrived=now,
@@ -248,11 +250,12 @@ class Inbound:
             user=peer.user,
             client=peer.address,
             helo=peer.helo,
-            protocol=protocol(peer),
+            protocol=protocol(peer, utf8),
             listener=peer.listener,
             message_id=printable(message_id) if message_id else "",
             ret=_RETURN[transaction.params.get("RET", "").upper()],
             envid=transaction.params.get("ENVID", ""),
+            utf8=utf8 and not self._head.fields.isascii(),
         )
         accepted = Accepted(
             time=now,

@@ -1,6 +1,6 @@
 """The receiving SMTP protocol: Twisted's ESMTP server over the sans-I/O core of :mod:`twisted_mta.wire.server`.
 
-Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409.
+Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409, RFC 6531.
 """
 
 from __future__ import annotations
@@ -370,6 +370,7 @@ class MtaServer(ESMTP):
             b"ENHANCEDSTATUSCODES": None,
             b"DSN": None,
             b"CHUNKING": None,
+            b"SMTPUTF8": None,
         }
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None

@@ -13,11 +13,12 @@ from ..policy.interfaces import Peer
 _ODD = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 
 
-def protocol(peer: Peer) -> str:
-    """The ``with`` keyword: SMTP, ESMTP, and ESMTP with S for TLS and A for authentication (RFC 3848)."""
+def protocol(peer: Peer, utf8: bool = False) -> str:
+    """The ``with`` keyword: SMTP, ESMTP, and ESMTP with S for TLS and A for authentication (RFC 3848); UTF8SMTP
+    for ESMTP if the message came with SMTPUTF8 (RFC 6531 §4.3)."""
     if not peer.esmtp:
         return "SMTP"
-    return f"ESMTP{'S' if peer.secure else ''}{'A' if peer.account is not None else ''}"
+    return f"{'UTF8SMTP' if utf8 else 'ESMTP'}{'S' if peer.secure else ''}{'A' if peer.account is not None else ''}"
 
 
 def literal(address: str) -> str:
@@ -25,8 +26,16 @@ def literal(address: str) -> str:
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
-def received(peer: Peer, hostname: str, id: str, when: float, recipient: str) -> bytes:  # noqa: A002
-    """The Received field.  ``recipient`` is the only one, or "" (§7.2: several would tell of blind copies).
+def received(
+    peer: Peer,
+    hostname: str,
+    id: str,  # noqa: A002
+    when: float,
+    recipient: str,
+    utf8: bool = False,
+) -> bytes:
+    """The Received field.  ``recipient`` is the only one, or "" (§7.2: several would tell of blind copies); one beyond
+    ASCII is left out, as it would put UTF-8 into the header of a message that may be forwarded to where that cannot go.
 
     What the client called itself is shown as it is, but for characters that no name has.
     """
@@ -34,8 +43,8 @@ def received(peer: Peer, hostname: str, id: str, when: float, recipient: str) ->
     tls = f"\t(using {peer.tls.replace(' ', ' with cipher ', 1)})\r\n" if peer.secure else ""
     name = f"{_ODD.sub('?', peer.hostname)} " if peer.hostname else ""
     client = f" ({name}{literal(peer.address)})" if peer.address else ""
-    end = f"\r\n\tfor <{recipient}>;" if recipient else ";"
+    end = f"\r\n\tfor <{recipient}>;" if recipient and recipient.isascii() else ";"
     return (
         f"Received: from {helo}{client}\r\n{tls}"
-        f"\tby {hostname} with {protocol(peer)} id {id}{end}\r\n\t{date(when)}\r\n"
+        f"\tby {hostname} with {protocol(peer, utf8)} id {id}{end}\r\n\t{date(when)}\r\n"
     ).encode("ascii", "replace")

@@ -19,6 +19,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     eight_bit: bool = False
     starttls: bool = False
     dsn: bool = False
+    smtputf8: bool = False
     keywords: dict[str, str] = {}
 
 
@@ -44,5 +45,6 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         eight_bit="8BITMIME" in keywords,
         starttls="STARTTLS" in keywords,
         dsn="DSN" in keywords,
+        smtputf8="SMTPUTF8" in keywords,
         keywords=keywords,
     )

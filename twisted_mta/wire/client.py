@@ -1,8 +1,8 @@
 """The client's side of SMTP and LMTP as a state machine.  Sans-I/O: bytes in, events and bytes out.
 
 Source: RFC 5321 §3, §4.2, §4.5.3.2; RFC 2920 (PIPELINING); RFC 3207 (STARTTLS); RFC 1870 (SIZE); RFC 6152 (8BITMIME);
-RFC 3461 (DSN); RFC 2033 (LMTP).  One :class:`ClientConnection` is one connection; it carries any number of transactions
-after another.
+RFC 3461 (DSN); RFC 6531 (SMTPUTF8); RFC 2033 (LMTP).  One :class:`ClientConnection` is one connection; it carries any
+number of transactions after another.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class ClientConnection:
             return events
         paths: list[tuple[int, bytes]] = []
         for index, recipient in enumerate(transfer.recipients):
-            encoded = path(recipient)
+            encoded = path(recipient, self.capabilities.smtputf8)
             if encoded is None:
                 self._outcomes[index] = Outcome(unsendable(recipient, "5.1.3"), False)
             else:
@@ -167,7 +167,8 @@ class ClientConnection:
             self._finish(events)
             return events
         self.state = State.ENVELOPE
-        self._out.append(self._mail(transfer))
+        beyond = transfer.utf8 or not all(encoded.isascii() for _, encoded in paths)
+        self._out.append(self._mail(transfer, beyond))
         self._expected.append(("mail", 0))
         if self.capabilities.pipelining:
             # RFC 2920 §3.1: MAIL, RCPT and, as the last of the group, DATA in one go.
@@ -371,8 +372,10 @@ class ClientConnection:
 
     def _refusal(self, transfer: Transfer) -> Reply | None:
         offers = self.capabilities
-        if transfer.sender and path(transfer.sender) is None:
+        if transfer.sender and path(transfer.sender, offers.smtputf8) is None:
             return unsendable(transfer.sender, "5.1.7")
+        if transfer.utf8 and not offers.smtputf8:  # RFC 6531 §3.5
+            return Reply(554, "5.6.9", "The header has UTF-8, which the server does not take (no SMTPUTF8)")
         if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
             words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
             return Reply(552, "5.3.4", words)
@@ -381,12 +384,13 @@ class ClientConnection:
             return Reply(554, "5.6.3", words)
         return None
 
-    def _mail(self, transfer: Transfer) -> bytes:
-        sender = transfer.sender and path(transfer.sender)
+    def _mail(self, transfer: Transfer, beyond: bool) -> bytes:
+        sender = transfer.sender and path(transfer.sender, self.capabilities.smtputf8)
         size = b" SIZE=%d" % transfer.size if self.capabilities.size is not None else b""
         body = b" BODY=8BITMIME" if transfer.eight_bit else b""
         report = report_wishes(transfer) if (transfer.ret or transfer.envid) and self.capabilities.dsn else b""
-        return b"MAIL FROM:<%b>%b%b%b\r\n" % (sender or b"", size, body, report)
+        utf8 = b" SMTPUTF8" if beyond or (sender and not sender.isascii()) else b""
+        return b"MAIL FROM:<%b>%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8)
 
     def _decide(self, indexes: range | list[int] | tuple[int, ...], outcome: Outcome) -> None:
         outcomes = self._outcomes

@@ -1,7 +1,7 @@
 """SMTP commands as a server reads them: one value for each, and the parsers that make them.  Sans-I/O.
 
 Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
-RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT).
+RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT), RFC 6531 §3.4 (SMTPUTF8).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from ..mail.address import AddressError, canonical
 from ..mail.envelope import Body
 from ..mail.status import MailError, Reply, printable
-from .notification import ENVID_LIMIT, NOTIFY_LIMIT, ORCPT_LIMIT, decode_envid, decode_orcpt, parse_notify
+from .notification import ENVID_LIMIT, NOTIFY_LIMIT, ORCPT_LIMIT, ascii_orcpt, decode_envid, decode_orcpt, parse_notify
 
 POSTMASTER = "postmaster"
 """The one recipient that needs no domain (RFC 5321 §4.1.1.3)."""
@@ -153,7 +153,7 @@ _FROM = re.compile(rf"FROM:[ \t]*+{_PATH}", re.IGNORECASE)
 _TO = re.compile(rf"TO:[ \t]*+{_PATH}", re.IGNORECASE)
 _HOP = r"@(?:[A-Za-z0-9._-]++|\[[^\[\]]*+\])"
 _ROUTE = re.compile(rf"{_HOP}(?:,{_HOP})*+:(?=.)")
-_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]+))?")
+_PARAM = re.compile("([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _CHUNK = re.compile(r"([0-9]{1,20})(?:[ \t]+(LAST))?", re.IGNORECASE)
@@ -194,6 +194,11 @@ def _envid(value: str) -> None:
         raise CommandError(Reply(501, "5.5.4", words))
 
 
+def _smtputf8(value: str) -> None:
+    if value:
+        raise CommandError(Reply(501, "5.5.4", "SMTPUTF8 has no value"))
+
+
 def _notify(value: str) -> None:
     if parse_notify(value) is None:
         raise CommandError(Reply(501, "5.5.4", "NOTIFY= is NEVER, or a list of SUCCESS, FAILURE and DELAY"))
@@ -211,6 +216,7 @@ _MAIL_PARAMS: dict[str, Callable[[str], None]] = {
     "AUTH": _auth_sender,
     "RET": _ret,
     "ENVID": _envid,
+    "SMTPUTF8": _smtputf8,
 }
 _RCPT_PARAMS: dict[str, Callable[[str], None]] = {"NOTIFY": _notify, "ORCPT": _orcpt}
 
@@ -277,7 +283,7 @@ def rcpt(argument: str) -> Rcpt:
     notify = orcpt = ""
     if rest:
         params = _params(rest, _RCPT_PARAMS)
-        notify, orcpt = parse_notify(params.get("NOTIFY", "")) or "", params.get("ORCPT", "")
+        notify, orcpt = parse_notify(params.get("NOTIFY", "")) or "", ascii_orcpt(params.get("ORCPT", ""))
     if path.lower() == POSTMASTER:
         return Rcpt(POSTMASTER, routed, notify, orcpt)
     if not path:
@@ -339,8 +345,9 @@ class Verb(msgspec.Struct, frozen=True):
     limit: int = 512  # RFC 5321 §4.5.3.1.4
 
 
-MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL") + ENVID_LIMIT
-"""RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500, RFC 3461 §4 for its parameters."""
+MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL SMTPUTF8") + ENVID_LIMIT
+"""RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500, RFC 3461 §4 for its parameters, RFC
+6531 §3.1 for 10."""
 RCPT_LIMIT = 512 + len(" NOTIFY= ORCPT=") + NOTIFY_LIMIT + ORCPT_LIMIT
 """RFC 3461 §4 asks for its parameters."""
 AUTH_LIMIT = 12288

@@ -1,6 +1,7 @@
 """What the client's state machine says and is told: values, with their waits and the form of addresses.
 
-Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 6152; RFC 3461.
+Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 6152; RFC 3461;
+RFC 6531.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Transfer(msgspec.Struct, frozen=True):
     ``size`` is the content's octets before dot-stuffing; ``eight_bit``: it has octets beyond ASCII (RFC 6152).  ``ret``
     and ``envid``, and in ``wishes`` NOTIFY and ORCPT of each recipient, are passed on to servers that offer DSN
     (RFC 3461 §5.2.1); ``wishes`` may be empty when nobody has one.
+    ``utf8``: the header section has UTF-8, and goes only to servers that offer SMTPUTF8 (RFC 6531 §3.6).
     """
 
     sender: str
@@ -48,6 +50,7 @@ class Transfer(msgspec.Struct, frozen=True):
     ret: Return = ""
     envid: str = ""
     wishes: tuple[tuple[str, str], ...] = ()
+    utf8: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -109,19 +112,23 @@ HANDSHAKE_TIMEOUT = 120.0
 BLOCK_TIMEOUT = 180.0
 """Seconds in which the server must take some content, RFC 5321 §4.5.3.2.5."""
 
-_MAILBOX = re.compile(
-    r"""(?:"(?:[ !#-\[\]-~]|\\[ -~])*"|[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@[A-Za-z0-9_.:\[\]-]+""",
-)
+_BEYOND = "\u0080-\U0010ffff"
+_PATH = r"""(?:"(?:[ !#-\[\]-~{0}]|\\[ -~])*"|[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.{0}-]+)@[A-Za-z0-9_.:\[\]-]+"""
+_MAILBOX, _MAILBOX_UTF8 = (re.compile(_PATH.format(beyond)) for beyond in ("", _BEYOND))
 _TOO_MANY = re.compile(r"too many (?:\w+ )?recipients", re.IGNORECASE)
 
 
-def path(address: str) -> bytes | None:
-    """An address as it is written between angle brackets, None where it cannot be.
+def path(address: str, utf8: bool = False) -> bytes | None:
+    """An address as it is written between angle brackets, None where it cannot be.  ``utf8``: SMTPUTF8 is offered.
 
     Every address that goes into a command passes here, so CR, LF, NUL, spaces outside quotes and angle brackets
     cannot: nothing an address holds can become a command or a parameter.
     """
-    return address.encode("ascii") if _MAILBOX.fullmatch(address) else None
+    if _MAILBOX.fullmatch(address):
+        return address.encode("ascii")
+    if utf8 and _MAILBOX_UTF8.fullmatch(address) and address.isprintable():
+        return address.encode("utf-8")
+    return None
 
 
 def report_wishes(transfer: Transfer) -> bytes:
@@ -168,5 +175,5 @@ STAGES = {
 def unsendable(address: str, status: str) -> Reply:
     """Why an address for which :func:`path` gives None is refused."""
     if not address.isascii():  # RFC 6531 §3.2: only to a server with SMTPUTF8
-        return Reply(553, "5.6.7", "The address has characters beyond ASCII, which need SMTPUTF8")
+        return Reply(553, "5.6.7", "The address has characters beyond ASCII, and the server does not offer SMTPUTF8")
     return Reply(553, status, "The address is not well formed and was not sent to the server")

@@ -1,6 +1,7 @@
 """The parameters by which a client says what reports it wants, and what they are to name.  Sans-I/O.
 
-Source: RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID; xtext), RFC 3464 §2.3.1 (address types).
+Source: RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID; xtext), RFC 3464 §2.3.1 (address types), RFC 6533 §3
+(type utf-8).
 
 A value is kept as it was given, in xtext, and passed on so (RFC 3461 §5.2.1); :func:`decode_xtext` is for the reports.
 """
@@ -14,6 +15,7 @@ NOTIFY_LIMIT, ORCPT_LIMIT, ENVID_LIMIT = 28, 500, 100
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _HEX = re.compile(r"\+([0-9A-F]{2})")
+_BEYOND = re.compile("[\u0080-\U0010ffff]")
 _TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}[A-Za-z0-9])?")
 _WISHES = ("SUCCESS", "FAILURE", "DELAY")
 
@@ -44,9 +46,24 @@ def parse_notify(value: str) -> str | None:
     return ",".join(word for word in _WISHES if word in words)
 
 
+def encode_address(address: str) -> str:
+    """An address beyond ASCII for type "utf-8" where only ASCII may stand (RFC 6533 §3, utf-8-addr-xtext)."""
+    return "".join(
+        letter if letter.isascii() and letter.isprintable() and letter not in "+=\\ " else f"\\x{{{ord(letter):02X}}}"
+        for letter in address
+    )
+
+
+def ascii_orcpt(value: str) -> str:
+    """ORCPT's value of type "utf-8" as it may stand where only ASCII may, whichever way it was given (RFC 6533 §3)."""
+    return value if value.isascii() else _BEYOND.sub(lambda match: f"\\x{{{ord(match[0]):02X}}}", value)
+
+
 def decode_orcpt(value: str) -> tuple[str, str] | None:
     """ORCPT's address type and address; None if the value is not well formed (RFC 3461 §4.2)."""
     kind, semicolon, encoded = value.partition(";")
+    if kind.lower() == "utf-8" and value.isprintable():
+        encoded = ascii_orcpt(encoded)
     if not semicolon or len(value) > ORCPT_LIMIT or not _TYPE.fullmatch(kind):
         return None
     address = decode_xtext(encoded)

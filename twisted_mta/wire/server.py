@@ -28,7 +28,8 @@ TOO_LONG_LINE = Reply(500, "5.5.2", "The line is too long")
 JUNK = Reply(421, "4.7.0", "The line does not end: closing")
 BARE_IN_COMMAND = Reply(500, "5.5.2", "A command ends with CRLF and has no other CR, LF or NUL")
 NOT_ASCII = Reply(500, "5.5.2", "A command is written in ASCII")
-NOT_ASCII_ADDRESS = Reply(553, "5.6.7", "Addresses beyond ASCII are not supported")
+NOT_ASCII_ADDRESS = Reply(553, "5.6.7", "Addresses beyond ASCII need SMTPUTF8 with MAIL")
+NOT_UTF8 = Reply(553, "5.6.7", "Addresses beyond ASCII are written in UTF-8")
 UNKNOWN = Reply(500, "5.5.1", "This command is not known")
 NO_CHUNK = Reply(421, "4.5.4", "BDAT without a valid size: what follows cannot be told from commands; closing")
 OTHER_PROTOCOL = Reply(421, "4.7.0", "This is an SMTP server: closing")
@@ -73,6 +74,7 @@ class ServerConnection:
         "_junk",
         "_overlong",
         "_position",
+        "_utf8",
         "auth",
         "limit",
         "pending",
@@ -84,6 +86,7 @@ class ServerConnection:
     def __init__(self, limit: int, replace: bool = False, tls: TlsState = "none", auth: AuthState = "none") -> None:
         self._buffer = b""
         self._position = 0
+        self._utf8 = False
         self._junk = 0
         self._overlong: c.Refused | None = None
         self._content: ContentDecoder | None = None
@@ -156,6 +159,8 @@ class ServerConnection:
                 self.state = _AFTER[kind]
                 if kind is c.Data:
                     self._content = ContentDecoder(self.limit, self.replace)
+                elif kind is c.Mail:
+                    self._utf8 = "SMTPUTF8" in pending.params  # type: ignore[attr-defined]
                 elif kind is c.Hello:
                     self._content = None
                 elif kind is c.Quit:
@@ -233,9 +238,26 @@ class ServerConnection:
         try:
             return verb.parse(rest.decode("ascii").strip(" \t"))
         except UnicodeDecodeError:
-            return c.Refused(name, NOT_ASCII_ADDRESS if name in ("MAIL", "RCPT") else NOT_ASCII)
+            return self._beyond_ascii(verb, rest)
         except c.CommandError as error:
             return c.Refused(name, error.reply)
+
+    def _beyond_ascii(self, verb: c.Verb, argument: bytes) -> c.Command:
+        """MAIL with SMTPUTF8, and RCPT after it, may have addresses in UTF-8 (RFC 6531 §3.4)."""
+        name = verb.name
+        if name not in ("MAIL", "RCPT"):
+            return c.Refused(name, NOT_ASCII)
+        if name == "RCPT" and not self._utf8:
+            return c.Refused(name, NOT_ASCII_ADDRESS)
+        try:
+            command = verb.parse(argument.decode("utf-8").strip(" \t"))
+        except UnicodeDecodeError:
+            return c.Refused(name, NOT_UTF8)
+        except c.CommandError as error:
+            return c.Refused(name, error.reply)
+        if isinstance(command, c.Mail) and "SMTPUTF8" not in command.params:
+            return c.Refused(name, NOT_ASCII_ADDRESS)
+        return command
 
     def _check_length(self, start: bytes, size: int) -> c.Refused | None:
         """The refusal of a line of ``size`` octets, CRLF included, if it is too long; ``start`` is how it begins."""
