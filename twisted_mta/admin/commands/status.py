@@ -127,8 +127,19 @@ def _service(context: Context, running: Status | None, now: float) -> list[str]:
     ]  # fmt: skip
     if running.admin:
         rows.append(["admin", running.admin, "HTTP", ""])
+    if running.workers:
+        lines += [paint("Workers", "bold"), *_workers(running, now), ""]
     lines += [paint("Listening", "bold"), *table([Column(), Column(), Column(), Column()], rows, indent="  ")]
     return lines
+
+
+def _workers(running: Status, now: float) -> list[str]:
+    rows: list[list[Cell | str]] = [
+        [f"{one.slot}", Cell(one.state, "green" if one.state == "serving" else "red"), f"process {one.pid or '-'}",
+         age(now - one.started), many(one.sessions, "session")]
+        for one in running.workers
+    ]  # fmt: skip
+    return table([Column()] * 5, rows, indent="  ")
 
 
 def _destinations(found: list[Destination], now: float, width: int | None) -> list[str]:
