@@ -185,6 +185,10 @@ class IMessageStore(Interface):
     def incoming() -> IIncoming:
         """Begin a message.  Raises :class:`StoreUnavailable` (452 4.3.1) below the reserve of free disk."""
 
+    def problem() -> str:
+        """Why the store takes nothing more until it is opened anew, in words; "" where it is well.  A disk that is full
+        is no such problem: it passes."""
+
     def new_id() -> str:
         """A new message id, for a report given to :meth:`settle`."""
 

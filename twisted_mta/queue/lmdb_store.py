@@ -119,7 +119,13 @@ class LmdbStore:
             raise stopping()
         if self._disk.low:
             raise disk_full()
+        if self._writer.broken is not None:
+            raise self._writer.broken
         return Incoming(self.new_id(), self._owner, self._writer)
+
+    def problem(self) -> str:
+        """Why nothing more can be written."""
+        return "the queue can't be written since its disk failed; restart the service" if self._writer.broken else ""
 
     def new_id(self) -> str:
         """A new message id."""

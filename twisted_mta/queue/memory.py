@@ -243,6 +243,10 @@ class MemoryStore:
         ]
         return found[:limit]
 
+    def problem(self) -> str:
+        """None: nothing can fail here."""
+        return ""
+
     def stats(self) -> QueueStats:
         """The size of the queue."""
         return QueueStats(

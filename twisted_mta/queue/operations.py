@@ -139,8 +139,8 @@ class WriteChunk(Operation):
         self.weight = len(chunk)
 
     def apply(self, batch: Batch) -> None:
-        if not self._number:
-            batch.txn.put(self._key, encode(Spool(self._owner)), db=batch.tables.spool)
+        # Not only with the first chunk, whose commit may have failed: content that no row names is never removed.
+        batch.txn.put(self._key, encode(Spool(self._owner)), overwrite=False, db=batch.tables.spool)
         batch.txn.put(chunk_key(self._key, self._number), self._chunk, db=batch.tables.content)
 
 

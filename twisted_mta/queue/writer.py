@@ -59,6 +59,8 @@ class IWriter(Protocol):
     """What the store asks of a writer."""
 
     commits: int
+    broken: MailError | None
+    """Why it writes no more, until it is opened anew."""
 
     def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
         """Be ready to write into this environment."""
@@ -84,7 +86,7 @@ class _Writer:
     def __init__(self) -> None:
         self._waiting = Waiting()
         self._closed = True
-        self._broken: MailError | None = None
+        self.broken: MailError | None = None
         self.commits = 0
 
     def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
@@ -94,17 +96,17 @@ class _Writer:
         self._clock = clock
         self._events = events
         self._closed = False
-        self._broken = None
+        self.broken = None
 
     def _refusal(self) -> MailError | None:
-        return stopping() if self._closed else self._broken
+        return stopping() if self._closed else self.broken
 
     def _work(self) -> Work:
         return Work(self._waiting.take, self._clock.seconds())
 
     def _tell(self, work: Work) -> None:
         if work.broken is not None:
-            self._broken = work.broken
+            self.broken = work.broken
             self._log.failure(
                 "the queue can't be written any more; restart the service once the disk is well again", work.reason
             )
@@ -116,9 +118,9 @@ class _Writer:
             for key in work.sweep:
                 self._sweep(key)
         work.tell()
-        if self._broken is not None:
+        if self.broken is not None:
             for operation in self._waiting.drain():
-                operation.deferred.errback(self._broken)
+                operation.deferred.errback(self.broken)
 
     def _sweep(self, key: bytes) -> None:
         sweep = Sweep(key)

@@ -139,7 +139,7 @@ class Serving:
         """In numbers."""
         parts = self.parts
         try:
-            messages, trouble = parts.store.stats().messages, ""
+            messages, trouble = parts.store.stats().messages, parts.store.problem()
         except Exception:
             self._log.failure("The service's health could not be told")
             messages, trouble = 0, "the store does not answer"

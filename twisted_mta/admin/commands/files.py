@@ -13,7 +13,7 @@ import msgspec
 
 from ...mail.address import AddressError, canonical
 from ...mail.envelope import Body, Message, Recipient, Return
-from ...mail.events import Operator
+from ...mail.events import Operator, Routed
 from ...queue.interfaces import CHUNK, NewDelivery, NewMessage
 from ..base import Command, pass_context
 from ..context import CommandError, Context, NotFound
@@ -189,13 +189,15 @@ def _import(context: Context, content: Path, envelope: EnvelopeFile, hold: bool)
             id=incoming.id, recipients=len(everyone), size=incoming.size, chunks=-(-incoming.size // CHUNK), **facts
         )
         event = Operator(time=now, id=incoming.id, action="import", who=context.who, recipients=everyone)
+        places = {it.destination: tuple(to.address for to in it.recipients) for it in deliveries}
+        routed = Routed(time=now, id=incoming.id, destinations=places)
         held = [it.destination for it in envelope.deliveries if hold or it.held]
         new = NewMessage(
             message=message,
             deliveries=deliveries,
             # Where some are to be held nothing of it may go before they are.
             next_attempt=now + 60 if held else now,
-            story=(event,),
+            story=(event, routed),
             lane_customer=envelope.lane_customer,
         )
         context.done(incoming.commit(new))
@@ -203,6 +205,7 @@ def _import(context: Context, content: Path, envelope: EnvelopeFile, hold: bool)
         incoming.abort()
         raise
     context.events(event)
+    context.events(routed)
     if held:
         context.done(store.act("hold", [(incoming.id, name) for name in held], context.who, now))
         rest = [(incoming.id, it.destination) for it in envelope.deliveries if it.destination not in held]
