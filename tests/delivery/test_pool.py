@@ -14,6 +14,7 @@ class FakeClient:
 
     def __init__(self, messages: int = 1) -> None:
         self.messages = messages
+        self.spent = False
         self.ready = True
         self.deadline = 0.0
         self.closed: object = None

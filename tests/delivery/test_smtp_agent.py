@@ -88,6 +88,23 @@ class DeliverTests(SynchronousTestCase):
             self.assertEqual(scene.first.commands[1], f"MAIL FROM:<{sender}>{parameter}")
             self.assertIn(f"RCPT TO:<{recipient}>", scene.first.commands)
 
+    def test_limits_are_kept(self) -> None:
+        """RFC 9422: no more recipients or messages than the server has said it takes."""
+        scene = Scene(Behaviour(extensions=("PIPELINING", "LIMITS RCPTMAX=2 MAILMAX=2 RCPTDOMAINMAX=x")))
+        many = [f"r{number}@example.org" for number in range(5)]
+        self.assertEqual(said(scene.deliver(make_job(*many))), ["250 2.0.0"] * 5)
+        self.assertEqual([len(mail.recipients) for mail in scene.first.mails], [2, 2, 1])
+        scene.deliver(make_job())
+        scene.deliver(make_job())
+        sessions = [[line for line in peer.commands if line.startswith("MAIL")] for peer in scene.first.peers]
+        self.assertEqual([len(mails) for mails in sessions], [2, 2, 1])
+
+    def test_limits_that_are_nonsense(self) -> None:
+        for limits in ("", "RCPTMAX", "RCPTMAX=0", "RCPTMAX=-1", "MAILMAX=1e3", "RCPTMAX=9999999"):
+            scene = Scene(Behaviour(extensions=(f"LIMITS {limits}",)))
+            self.assertEqual(said(scene.deliver(make_job(*TWO))), ["250 2.0.0"] * 2)
+            self.assertEqual(len(scene.first.mails), 1, limits)
+
     def test_utf8_goes_to_nobody_else(self) -> None:
         job = make_job("\u7528\u6237@example.org", "plain@example.org")
         scene = Scene()
@@ -312,9 +329,14 @@ class HostTests(SynchronousTestCase):
 
     def test_greeting_5xx(self) -> None:
         self.assertNext(Scene(Behaviour(replies={"greeting": "554 no"})))
+        self.assertNext(Scene(Behaviour(replies={"greeting": "521 5.3.2 no mail here"})))
 
     def test_greeting_421(self) -> None:
         self.assertNext(Scene(Behaviour(replies={"greeting": "421 4.3.2 too busy"})))
+
+    def test_421_right_behind_the_answer_to_ehlo(self) -> None:
+        """It uses the host up, or it would be called again and again."""
+        self.assertNext(Scene(Behaviour(replies={"EHLO": "250-peer\r\n250 PIPELINING\r\n421 4.3.2 too busy"})))
 
     def test_greeting_5xx_everywhere(self) -> None:
         refuses = {"greeting": "554 5.7.1 we do not know you"}

@@ -79,7 +79,8 @@ class GreetingTests(SynchronousTestCase):
                 b"250-ENHANCEDSTATUSCODES",
                 b"250-DSN",
                 b"250-CHUNKING",
-                b"250 SMTPUTF8",
+                b"250-SMTPUTF8",
+                b"250 LIMITS RCPTMAX=1000",
                 b"",
             ],
         )

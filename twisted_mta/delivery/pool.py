@@ -87,7 +87,7 @@ class Pool:
 
     def exhausted(self, client: MtaClient) -> bool:
         """Whether a connection has carried as many messages as it may."""
-        return client.messages >= self._messages
+        return client.messages >= self._messages or client.spent
 
     def stop(self) -> Deferred[None]:
         """End idle connections and keep none from now on; fires when no lease is out."""

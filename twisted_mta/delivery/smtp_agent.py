@@ -166,7 +166,7 @@ class _Agent:
             await self._connect_next(attempt)
             return
         reused = client.messages > 0
-        group = attempt.pending[: self._together]
+        group = attempt.pending[: min(self._together, client.recipients_max or self._together)]
         client.deadline = attempt.deadline
         finished = await self._transfer(attempt, client, group)
         spot = _Spot(client.place, client.host, client.tls, reused, client.dsn)
@@ -193,7 +193,16 @@ class _Agent:
         wishes: tuple[tuple[str, str], ...] = ()
         if client.dsn and any(recipients[index].notify or recipients[index].orcpt for index in group):
             wishes = tuple([(recipients[index].notify, recipients[index].orcpt) for index in group])
-        transfer = Transfer(message.sender, addresses, content.size, eight_bit, message.ret, message.envid, wishes, message.utf8)
+        transfer = Transfer(
+            message.sender,
+            addresses,
+            content.size,
+            eight_bit,
+            message.ret,
+            message.envid,
+            wishes,
+            message.utf8,
+        )
         return await client.send(transfer, content)
 
     def _note(self, attempt: _Attempt, group: list[int], finished: Finished, spot: _Spot) -> None:

@@ -131,6 +131,16 @@ class MtaClient(ESMTPClient):
         return self._connection.capabilities.eight_bit
 
     @property
+    def recipients_max(self) -> int:
+        """How many recipients the server takes in one transaction, 0 for any number (RFC 9422)."""
+        return self._connection.capabilities.recipients
+
+    @property
+    def spent(self) -> bool:
+        """Whether the server takes no more messages in this session (RFC 9422)."""
+        return 0 < self._connection.capabilities.mails <= self.messages
+
+    @property
     def dsn(self) -> bool:
         """Whether the server sees to the reports that a sender asks for (RFC 3461)."""
         return self._connection.capabilities.dsn

@@ -1,6 +1,7 @@
 """The receiving SMTP protocol: Twisted's ESMTP server over the sans-I/O core of :mod:`twisted_mta.wire.server`.
 
-Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409, RFC 6531.
+Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409, RFC 6531,
+RFC 9422.
 """
 
 from __future__ import annotations
@@ -371,6 +372,7 @@ class MtaServer(ESMTP):
             b"DSN": None,
             b"CHUNKING": None,
             b"SMTPUTF8": None,
+            b"LIMITS": [b"RCPTMAX=%d" % self.factory.settings.smtp.recipients],
         }
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None

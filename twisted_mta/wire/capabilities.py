@@ -1,17 +1,22 @@
-"""What a server said it can do in its answer to EHLO or LHLO (RFC 5321 §4.1.1.1, §2.2)."""
+"""What a server said it can do in its answer to EHLO or LHLO (RFC 5321 §4.1.1.1, §2.2; RFC 9422 §3)."""
 
 from __future__ import annotations
+
+import re
 
 import msgspec
 
 from ..mail.status import Reply
 
+_LIMIT = re.compile(r"([A-Za-z]+)=([1-9][0-9]{0,5})")
+
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The extensions a server offers, as far as we use them.
 
-    ``size`` is None where SIZE is not offered, 0 where it is without a limit (RFC 1870 §4).  ``keywords`` has all,
-    in upper case, with their parameters.
+    ``size`` is None where SIZE is not offered, 0 where it is without a limit (RFC 1870 §4).  ``recipients`` is how many
+    one transaction may have, ``mails`` how many transactions one session (RFC 9422 §4.1 and §4.2), 0 for as many as
+    one likes.  ``keywords`` has all, in upper case, with their parameters.
     """
 
     pipelining: bool = False
@@ -20,6 +25,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     starttls: bool = False
     dsn: bool = False
     smtputf8: bool = False
+    recipients: int = 0
+    mails: int = 0
     keywords: dict[str, str] = {}
 
 
@@ -39,6 +46,7 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         digits = keywords["SIZE"]
         # RFC 1870 §4: up to 20 digits; whatever else stands there is no limit that could be kept.
         size = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else 0
+    limits = _limits(keywords["LIMITS"]) if "LIMITS" in keywords else {}
     return Capabilities(
         pipelining="PIPELINING" in keywords,
         size=size,
@@ -46,5 +54,17 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         starttls="STARTTLS" in keywords,
         dsn="DSN" in keywords,
         smtputf8="SMTPUTF8" in keywords,
+        recipients=limits.get("RCPTMAX", 0),
+        mails=limits.get("MAILMAX", 0),
         keywords=keywords,
     )
+
+
+def _limits(text: str) -> dict[str, int]:
+    """The values of LIMITS; what is not well formed is passed over (RFC 9422 §3)."""
+    found: dict[str, int] = {}
+    for word in text.split():
+        match = _LIMIT.fullmatch(word)
+        if match is not None:
+            found.setdefault(match[1].upper(), int(match[2]))
+    return found
