@@ -111,12 +111,20 @@ def _listeners(settings: Settings) -> Iterator[Problem]:
             yield _error(f"{key}.address", [], "is empty", 'write ["0.0.0.0", "::"] for all addresses')
         exposed = {address: exposure(address) for address in listener.address}
         yield from _unsafe_listener(key, listener, exposed)
+        yield from _proxies(key, listener)
         if listener.role == "mx" and listener.tls == "implicit":
             wrong = "is not what other hosts speak to an mx (RFC 8314 is for submission)"
             yield _warning(f"{key}.tls", listener.tls, wrong, 'write "starttls"')
         if listener.role == "submission" and listener.port == 25:
             wrong = "is the port of mx; users' programs look for 587, or 465 with implicit TLS (RFC 6409, RFC 8314)"
             yield _warning(f"{key}.port", 25, wrong, "write 587 or 465")
+
+
+def _proxies(key: str, listener: Listener) -> Iterator[Problem]:
+    for text in listener.proxies:
+        if wrong := _too_wide(ipaddress.ip_network(text)):
+            wrong = f"{wrong}: a proxy may claim any address, those of relay.networks too"
+            yield _error(f"{key}.proxies", text, wrong, 'name the proxies alone, such as "192.0.2.10"')
 
 
 def _unsafe_listener(key: str, listener: Listener, exposed: dict[str, Exposure]) -> Iterator[Problem]:

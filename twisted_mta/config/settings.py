@@ -56,6 +56,9 @@ class Listener:
     after authentication (RFC 6409), "lmtp" a trusted program handing in mail for our mailboxes (RFC 2033)."""
     tls: TlsMode = "starttls"
     """"none", "starttls" (RFC 3207) or "implicit" (RFC 8314)."""
+    proxies: tuple[Network, ...] = ()
+    """Networks of proxies, such as HAProxy's with "send-proxy-v2": a connection from there has to begin with a PROXY
+    header, version 1 or 2, and is the client's that the header names.  Others are served as they are."""
 
 
 @attrs.frozen(kw_only=True)

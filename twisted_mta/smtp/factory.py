@@ -20,6 +20,7 @@ from ..policy.interfaces import IAuthThrottle
 from ..policy.network import Networks, parse_ip
 from ..policy.pipeline import Pipeline
 from ..policy.waiting import Waits
+from .proxied import ProxyFactory
 from .reception import Reception
 from .server import MtaServer
 from .sessions import Sessions
@@ -93,10 +94,11 @@ class MtaServerFactory(SMTPFactory):
 
     def listening(self) -> IProtocolFactory:
         """What to listen with."""
+        outer: IProtocolFactory = self
         if self.listener.tls == "implicit":
             assert self.tls is not None
-            return TLSMemoryBIOFactory(self.tls, False, self, self.clock)
-        return self
+            outer = TLSMemoryBIOFactory(self.tls, False, self, self.clock)
+        return ProxyFactory(outer, self.listener.proxies, self.clock) if self.listener.proxies else outer
 
     def buildProtocol(self, addr: IAddress | None) -> MtaServer:  # type: ignore[override]
         """A session.  The stock factory would set attributes of each that it can as well ask the factory for."""
