@@ -14,6 +14,10 @@ from twisted.internet.protocol import ServerFactory
 BACKLOG = 1024
 """Connections that wait to be accepted; the kernel may hold fewer (net.core.somaxconn)."""
 
+TURN = 32
+"""Connections of one socket that a turn of the reactor takes.  Those that are refused are closed in the next turn, so
+this bounds how many file descriptors they have before that."""
+
 
 class BindError(Exception):
     """An address and port could not be bound; its text names both and says how to mend it."""
@@ -81,16 +85,15 @@ def adopt(
         port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
     finally:
         sock.close()
-    if fair:
-        _one_at_a_time(port)
+    _take_at_most(1 if fair else TURN, port)
     return port
 
 
-def _one_at_a_time(port: Any) -> None:
+def _take_at_most(count: int, port: Any) -> None:
     stock = port.doRead
 
     def read() -> Any:
-        port.numberAccepts = 1  # which the stock method changes each time
+        port.numberAccepts = count  # which the stock method changes each time
         return stock()
 
     port.doRead = read

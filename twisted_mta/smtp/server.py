@@ -261,7 +261,8 @@ class MtaServer(ESMTP):
             if reply.code != 421 and peer.errors > smtp.errors:
                 reply = TOO_MANY_ERRORS
         self._out += self.wire.answer(reply)
-        self.deadline = self.factory.clock.seconds() + smtp.timeout
+        if not peer.secure or peer.tls:  # else the greeting waits for the handshake, whose time is running
+            self.deadline = self.factory.clock.seconds() + smtp.timeout
         if reply.code >= 400 and peer.errors > FREE_ERRORS and peer.stranger and peer.account is None:
             self._tarpit()
         if self.wire.state == "closed" and not self._reason:
