@@ -77,6 +77,14 @@ class ClientTests(SynchronousTestCase):
         self.assertTrue(self.client.ready)
         self.assertEqual(self.transport.value(), b"EHLO mta.isp.example\r\n")
 
+    def test_closed_in_the_same_breath(self) -> None:
+        """Whoever gets a session may use it: one that is over again when it is ready was never open."""
+        for more in (b"421 4.3.2 bye\r\n", b"250 what for?\r\n"):
+            self.setUp()
+            self.client.dataReceived(b"220 mx\r\n")
+            self.client.dataReceived(EHLO + more)
+            self.failureResultOf(self.client.opened, SessionError)
+
     def test_writes_of_a_message(self) -> None:
         self.ready()
         sending = self.send()

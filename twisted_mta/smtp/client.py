@@ -248,6 +248,8 @@ class MtaClient(ESMTPClient):
         self._arm()
 
     def _became_ready(self) -> None:
+        if self._connection.state is not State.READY:
+            return  # it is over again: what follows says so, and a session that never was of use must not count as one
         opened = self.opened
         if not opened.called:
             opened.callback(self)
