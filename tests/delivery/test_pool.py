@@ -128,6 +128,16 @@ class PoolTests(SynchronousTestCase):
             self.give(pool, lease)
             lease = self.successResultOf(one)
 
+    def test_who_waits_no_more_gets_nothing(self) -> None:
+        pool = make(total=1)
+        lease = self.now(pool)
+        first, second = self.later(pool), self.later(pool, "b")
+        first.addErrback(lambda failure: None)
+        first.cancel()
+        self.give(pool, lease)
+        self.give(pool, self.successResultOf(second))
+        self.successResultOf(pool.stop())
+
     def test_destinations_in_turn(self) -> None:
         """Each that waits gets its turn, however many wait for one of them."""
         pool = make(total=1)

@@ -66,9 +66,16 @@ class Pool:
         """A connection, or room for one; a Deferred where that has to be waited for."""
         if destination not in self._waiting and self._free(destination):
             return self._grant(destination)
-        waiting: Deferred[Lease] = Deferred()
+        waiting: Deferred[Lease] = Deferred(lambda it: self._leave_line(destination, it))
         self._waiting.setdefault(destination, deque()).append(waiting)
         return waiting
+
+    def _leave_line(self, destination: str, waiting: Deferred[Lease]) -> None:
+        """Who waits has been cancelled, and would never give back what they got."""
+        line = self._waiting[destination]
+        line.remove(waiting)
+        if not line:
+            del self._waiting[destination]
 
     def give_back(self, lease: Lease, client: MtaClient | None) -> None:
         """The lease ends; ``client`` is kept if it can take more, and ended otherwise."""
