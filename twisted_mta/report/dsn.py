@@ -177,7 +177,8 @@ def _human(notice: Notice) -> bytes:
         lines += ["", f"<{_original(failure.recipient)}>"]
         if _original(failure.recipient) != failure.recipient.address:
             lines += _wrap(f"It stands for <{failure.recipient.address}>.", "    ")
-        said = f"The mail server {failure.host} answered:" if failure.remote and failure.host else "The reason:"
+        ours = "The reason:" if notice.kind in ("failed", "delayed") else "The result:"
+        said = f"The mail server {failure.host} answered:" if failure.remote and failure.host else ours
         lines += ["    " + said, *_wrap(str(failure.reply), "        ")]
         counsel = advice(notice.kind, failure.reply.status, failure.expired)
         lines += _wrap(counsel, "    ") if counsel else []
