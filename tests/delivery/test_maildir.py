@@ -106,6 +106,24 @@ class Delivering(Case):
         self.assertEqual(message.get_payload(), "Hello\n.\nFrom here\n")
         self.assertEqual(message.keys()[0], "Return-Path", "RFC 5321 §4.4: at the beginning")
 
+    def test_maildir_that_was_being_made(self) -> None:
+        """A process that died, or another at the same moment: what is missing is made, whatever is there already."""
+        for made in range(3):
+            user = f"ann{made}"
+            done: list[Path] = []
+
+            def stop(path: Path, mode: int = 0o777, *args: Any, **more: Any) -> None:
+                if len(done) == made:  # noqa: B023
+                    raise OSError(errno.EIO, "")
+                done.append(path)  # noqa: B023
+                os.mkdir(path, mode)
+
+            self.maildir(user).mkdir(parents=True)
+            with mock.patch.object(Path, "mkdir", stop), self.assertRaises(OSError):
+                files.make_maildir(self.maildir(user))
+            [result] = self.deliver(f"{user}@isp.example")
+            self.assertEqual(result.reply.code, 250, made)
+
     def test_octets(self) -> None:
         self.deliver("ann@isp.example")
         before = b"Return-Path: <bob@isp.example>\nDelivered-To: ann@isp.example\n"

@@ -241,7 +241,7 @@ def reply_to(error: OSError) -> Reply:
 
 def make_maildir(path: Path) -> None:
     """Make a Maildir and all folders above it that are missing, for their owner alone, durably."""
-    for name in ("tmp", "new", "cur"):
+    for name in ("cur", "new", "tmp"):  # the last is opened first: where it is, the others are
         _make_folder(path / name)
 
 
