@@ -9,9 +9,12 @@ import dns.flags
 import dns.message
 import dns.rrset
 from twisted.internet import reactor as _reactor
+from twisted.internet.base import BaseConnector
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.config.settings import Dns, Duration
@@ -161,6 +164,38 @@ class DatagramTests(TestCase):
             self.assertGreater(len(set(self.answers.ids)), 15)
 
         return run(scenario())
+
+
+class TimeoutTests(TestCase):
+    """A server that never answers the call for TCP."""
+
+    def test_connecting_takes_too_long(self) -> None:
+        clock: Any = Clock()
+
+        class Waiting:
+            def failIfNotConnected(self, reason: Exception) -> None:  # noqa: N802 - Twisted's name
+                connector.connectionFailed(Failure(reason))
+
+        class Connector(BaseConnector):
+            def _makeTransport(self) -> Any:  # noqa: N802
+                return Waiting()
+
+            def getDestination(self) -> Any:  # noqa: N802
+                return None
+
+        def connect(host: str, port: int, factory: Any, timeout: float) -> None:
+            nonlocal connector
+            connector = Connector(factory, timeout, clock)
+            connector.connect()
+
+        connector: Any = None
+        clock.connectTCP = connect
+        query = dns.message.make_query("d.example", "MX")
+        answer = run(Exchanger(clock)(("127.0.0.1", 53), query, 2.0, True))
+        self.assertNoResult(answer)
+        clock.advance(2.0)
+        self.assertIsNone(self.successResultOf(answer))
+        self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class StreamTests(TestCase):

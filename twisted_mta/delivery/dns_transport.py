@@ -84,8 +84,10 @@ class _Waiting:
             return
         if self._timer.active():
             self._timer.cancel()
-        self.close()
-        self.done.callback(message)
+        close, self.close = self.close, _nothing
+        close()
+        if not self.done.called:  # a connector that is told to stop says so before it returns
+            self.done.callback(message)
 
 
 def _nothing() -> None:
