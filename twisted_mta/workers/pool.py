@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.defer import TimeoutError as TimedOut
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols import amp
@@ -28,7 +26,8 @@ from .hashing import Division
 from .ledger import Ledger
 from .merging import families, growing, merge, registry_of
 from .serving import GRACE, PairBytes
-from .supervision import LOST, STEADY, Keeper, Life, rest
+from .slot import Slot
+from .supervision import LOST
 
 PING = 1.0
 """Seconds between two questions to each worker."""
@@ -38,56 +37,6 @@ SCRAPE = 2.0
 """Seconds for which a scrape waits for a worker; then what it said last is shown."""
 STOPPING = 2 * GRACE + 60.0
 """Seconds after which workers that were told to stop are killed."""
-
-
-class Slot(Keeper):
-    """The place of one worker, in which one process after the other serves."""
-
-    def __init__(self, number: int, pool: Pool) -> None:
-        self.number = number
-        self.life = Life(self)
-        self.child: Child | None = None
-        self.failures = 0
-        self.why = ""
-        self.started = 0.0
-        self.snapshot: list[c.Family] = []
-        self._pool = pool
-        self._call: IDelayedCall | None = None
-        self._served = 0.0
-
-    @property
-    def heard(self) -> Child | None:
-        """Its process, if that serves or ends."""
-        return self.child if self.state in ("serving", "ending") else None
-
-    def spawn(self) -> None:
-        """Start a process."""
-        self._call = None
-        self.started = time.time()
-        self._served = 0.0
-        self._pool.spawn(self)
-
-    def serves(self) -> None:
-        """It is ready."""
-        self._served = time.monotonic()
-        self.life.ready()
-
-    def kill(self) -> None:
-        """End the process."""
-        if self.child is not None:
-            self.child.kill()
-
-    def rest(self) -> None:
-        """Wait, the longer the more often it has died at once."""
-        steady = self._served and time.monotonic() - self._served >= STEADY
-        self.failures = 1 if steady else self.failures + 1
-        self._call = self._pool.reactor.callLater(rest(self.failures), self.life.again)
-
-    def over(self) -> None:
-        """It is gone."""
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        self._pool.gone()
 
 
 class Pool:
@@ -106,6 +55,7 @@ class Pool:
         self._settings = settings
         self._pair = pair
         self._prepared: tuple[Settings, PairBytes] | None = None
+        self._asked: list[Child] = []
         self._failed = failed
         self._bound: Sequence[tuple[str, socket.socket]] = ()
         self._slots = [Slot(number, self) for number in range(settings.workers)]
@@ -300,7 +250,7 @@ class Pool:
     async def prepare(self, settings: Settings, pair: PairBytes) -> None:
         """Have all be ready for a reload.  Raises :class:`Refused` when one is not."""
         self._prepared = (settings, pair)
-        children = self._hearing()
+        self._asked = children = [child for child in self._hearing() if self._slots[child.slot].state == "serving"]
         if not children:
             raise c.Refused("no worker is there to take them over")
         asked = [self._within(child.ask(c.Prepare, settings=settings, pair=pair)) for child in children]
@@ -314,6 +264,9 @@ class Pool:
         assert self._prepared is not None
         (self._settings, self._pair), self._prepared = self._prepared, None
         self.event_log.reconfigure(self._settings.log)
+        for slot in self._slots:
+            if slot.child is not None and slot.child not in self._asked:
+                slot.child.tell(c.Stop)  # it began with the old ones, after the others were asked: it begins anew
         await self._tell_all(c.Commit)
 
     async def abandon(self) -> None:
