@@ -30,6 +30,14 @@ _SAID = st.lists(st.sampled_from(_REPLIES), max_size=14)
 _LIKELY = st.lists(st.sampled_from(_REPLIES[:5] + _REPLIES[7:10]), max_size=14)
 TRANSFER = Transfer("a@b", ("x@c", "y@c", "z@c"), 10)
 
+_TEXT = st.one_of(
+    st.text(max_size=20),
+    st.lists(
+        st.sampled_from(["a", "@", "b.c", "\r\n", "DATA", ">", "<", " ", "\u00fc", "\u0085", "\u2028", '"', "+0A"])
+    ).map("".join),
+)
+_ADDRESS = st.one_of(_TEXT, _TEXT.map("{}@example.org".format))
+
 
 def drive(pieces: list[bytes], lmtp: bool = False) -> tuple[list[Event], list[bytes], State]:
     """A shell that does all it is told at once, begins a message whenever it may (three at most), and quits then."""
@@ -106,3 +114,39 @@ class FuzzTests(SynchronousTestCase):
                 self.assertEqual(b"".join(said), b"".join(whole[1]))
         single = [bytes([octet]) for octet in b"".join(turns)]
         self.assertEqual(drive(single)[0], whole[0])
+
+
+class CommandTests(SynchronousTestCase):
+    """Whatever the queue holds, it ends no line and begins no command: a reply for each that is expected, no more."""
+
+    @given(
+        _ADDRESS,
+        st.lists(st.tuples(_ADDRESS, _TEXT, _TEXT), min_size=1, max_size=3),
+        _TEXT,
+        st.sampled_from(["", "FULL", "HDRS"]),
+        st.booleans(),
+        st.sampled_from([b"", b"250-DSN\r\n", b"250-SMTPUTF8\r\n", b"250-DSN\r\n250-SMTPUTF8\r\n"]),
+    )
+    def test_nothing_breaks_out(
+        self, sender: str, recipients: list[tuple[str, str, str]], envid: str, ret: str, utf8: bool, offers: bytes
+    ) -> None:
+        connection = ClientConnection("mta")
+        connection.receive(b"220 mx\r\n")
+        connection.take()
+        connection.receive(b"250-mx\r\n" + offers + b"250 PIPELINING\r\n")
+        addresses = tuple(address for address, _, _ in recipients)
+        wishes = tuple((notify, orcpt) for _, notify, orcpt in recipients)
+        transfer = Transfer(sender, addresses, 1, False, ret, envid, wishes, utf8)  # type: ignore[arg-type]
+        events = connection.begin(transfer)
+        lines = connection.take().split(b"\r\n")
+        if any(isinstance(event, Finished) for event in events):
+            self.assertEqual(lines, [b""])
+            return
+        self.assertEqual([lines[0][:11], *lines[-2:]], [b"MAIL FROM:<", b"DATA", b""])
+        self.assertTrue(1 <= len(lines) - 3 <= len(recipients))
+        for line in lines[1:-2]:
+            self.assertEqual(line[:9], b"RCPT TO:<")
+        for line in lines:
+            text = line.decode("ascii" if b"UTF8" not in offers else "utf-8")
+            self.assertTrue(text.isprintable(), text)
+            self.assertTrue('"' in text or text.count(">") == (text != "" and text != "DATA"), text)
