@@ -173,14 +173,14 @@ class TimeoutTests(TestCase):
         clock: Any = Clock()
 
         class Waiting:
-            def failIfNotConnected(self, reason: Exception) -> None:  # noqa: N802 - Twisted's name
+            def failIfNotConnected(self, reason: Exception) -> None:
                 connector.connectionFailed(Failure(reason))
 
         class Connector(BaseConnector):
-            def _makeTransport(self) -> Any:  # noqa: N802
+            def _makeTransport(self) -> Any:
                 return Waiting()
 
-            def getDestination(self) -> Any:  # noqa: N802
+            def getDestination(self) -> Any:
                 return None
 
         def connect(host: str, port: int, factory: Any, timeout: float) -> None:
