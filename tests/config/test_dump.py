@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.config.strategies import settings
 from twisted_mta import config
 from twisted_mta.config import Settings, schema
-from twisted_mta.config.settings import Checker
+from twisted_mta.config.settings import Checker, Sni
 from twisted_mta.config.dump import to_toml
 
 
@@ -29,7 +29,7 @@ class Dump(SynchronousTestCase):
             self.assertTrue(problem.wrong and problem.mend and str(problem))
 
     def test_says_everything(self) -> None:
-        document = tomllib.loads(to_toml(Settings(checker={"mx": Checker()})))
+        document = tomllib.loads(to_toml(Settings(checker={"mx": Checker()}, sni={"mx": Sni()})))
         for heading, table in schema.tables().items():
             found = document
             for part in heading.replace("NAME", "mx").split(".") if heading else ():

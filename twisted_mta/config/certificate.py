@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from .problems import Problem
-from .settings import Tls
+from .settings import Sni, Tls
 
 _SOON = datetime.timedelta(days=14)
 
@@ -27,51 +27,57 @@ class Unusable(Exception):
         self.problem = Problem(key=key, value=file, wrong=wrong, mend=mend)
 
 
-def read_pair(tls: Tls) -> tuple[list[x509.Certificate], PrivateKeyTypes]:
-    """The chain, our own certificate first, and the key of ``tls.certificate`` and ``tls.key``.
+def read_pair(tls: Tls | Sni, table: str = "tls") -> tuple[list[x509.Certificate], PrivateKeyTypes]:
+    """The chain, our own certificate first, and the key of ``certificate`` and ``key`` in the ``table`` of the file.
 
     Raises :class:`Unusable` when one cannot be read or they do not belong together.
     """
-    chain = _read_chain(tls.certificate)
-    key = _read_key(tls.key)
+    chain = _read_chain(tls.certificate, f"{table}.certificate")
+    key = _read_key(tls.key, f"{table}.key")
     if _spki(chain[0]) != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         wrong = f"is not the key of {tls.certificate}"
         mend = "name the key that the certificate was made for, and put that certificate first in its file"
-        raise Unusable("tls.key", tls.key, wrong, mend)
+        raise Unusable(f"{table}.key", tls.key, wrong, mend)
     return chain, key
 
 
-def check(tls: Tls, hostname: str, user: str = "") -> Iterator[Problem]:
+def check(tls: Tls | Sni, hostname: str, user: str = "", table: str = "tls") -> Iterator[Problem]:
     """The problems of the pair: unusable is an error; expired, of another name, open to others is a warning.
 
     ``user`` is whom the service becomes: it must be able to read the key when it reloads.
     """
+    certificate, key = f"{table}.certificate", f"{table}.key"
     try:
-        chain, _ = read_pair(tls)
+        chain, _ = read_pair(tls, table)
     except Unusable as error:
         yield error.problem
         return
     own = chain[0]
-    yield from _validity(own, tls)
+    yield from _validity(own, tls, certificate)
     if hostname and not covers(own, hostname):
         wrong = f"is not for {hostname}"
-        yield _warning("tls.certificate", tls.certificate, wrong, "get one that has the hostname among its names")
+        yield _warning(certificate, tls.certificate, wrong, "get one that has the hostname among its names")
     mode = Path(tls.key).stat()
     if mode.st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        yield _warning("tls.key", tls.key, "can be read by every user of the machine", f"chmod o-rwx {tls.key}")
+        yield _warning(key, tls.key, "can be read by every user of the machine", f"chmod o-rwx {tls.key}")
     if user and not _can_read(user, mode):
         wrong = f"cannot be read by {user}, so a reload could not read it again"
-        yield _warning("tls.key", tls.key, wrong, f"make it readable for {user}, such as by its group")
+        yield _warning(key, tls.key, wrong, f"make it readable for {user}, such as by its group")
+
+
+def names_of(certificate: x509.Certificate) -> set[str]:
+    """The domain names that a certificate is for, in lower case, wildcards too."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return set()
+    return {name.lower() for name in names.get_values_for_type(x509.DNSName)}
 
 
 def covers(certificate: x509.Certificate, hostname: str) -> bool:
     """Whether ``hostname`` is among the certificate's names, a wildcard standing for one label (RFC 6125 §6.4.3)."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return False
     wanted = hostname.lower()
-    known = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
+    known = names_of(certificate)
     return wanted in known or f"*.{wanted.partition('.')[2]}" in known
 
 
@@ -79,16 +85,16 @@ def _warning(key: str, value: str, wrong: str, mend: str) -> Problem:
     return Problem(key=key, value=value, wrong=wrong, mend=mend, severity="warning")
 
 
-def _validity(own: x509.Certificate, tls: Tls) -> Iterator[Problem]:
+def _validity(own: x509.Certificate, tls: Tls | Sni, key: str) -> Iterator[Problem]:
     now = datetime.datetime.now(datetime.UTC)
     until = own.not_valid_after_utc
     if until <= now:
-        yield _warning("tls.certificate", tls.certificate, f"expired on {until:%Y-%m-%d}", "renew it and reload")
+        yield _warning(key, tls.certificate, f"expired on {until:%Y-%m-%d}", "renew it and reload")
     elif until - now < _SOON:
-        yield _warning("tls.certificate", tls.certificate, f"expires on {until:%Y-%m-%d}", "renew it and reload")
+        yield _warning(key, tls.certificate, f"expires on {until:%Y-%m-%d}", "renew it and reload")
     elif own.not_valid_before_utc > now:
         wrong = f"is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        yield _warning("tls.certificate", tls.certificate, wrong, "look at the machine's clock")
+        yield _warning(key, tls.certificate, wrong, "look at the machine's clock")
 
 
 def _read(key: str, file: str) -> bytes:
@@ -108,25 +114,25 @@ def _known(uid: int) -> bool:
     return True
 
 
-def _read_chain(file: str) -> list[x509.Certificate]:
-    content = _read("tls.certificate", file)
+def _read_chain(file: str, key: str) -> list[x509.Certificate]:
+    content = _read(key, file)
     try:
         return x509.load_pem_x509_certificates(content)
     except ValueError:
         mend = "name a PEM file with -----BEGIN CERTIFICATE-----, our own first, then its chain"
-        raise Unusable("tls.certificate", file, "has no certificate that can be read", mend) from None
+        raise Unusable(key, file, "has no certificate that can be read", mend) from None
 
 
-def _read_key(file: str) -> PrivateKeyTypes:
-    content = _read("tls.key", file)
+def _read_key(file: str, key: str) -> PrivateKeyTypes:
+    content = _read(key, file)
     try:
         return load_pem_private_key(content, None)
     except TypeError:
         mend = f'take the passphrase off: "openssl pkey -in {file} -out NEW"'
-        raise Unusable("tls.key", file, "is locked with a passphrase", mend) from None
+        raise Unusable(key, file, "is locked with a passphrase", mend) from None
     except Exception:  # cryptography raises what OpenSSL says, as several types
         mend = "name a PEM file with -----BEGIN PRIVATE KEY-----"
-        raise Unusable("tls.key", file, "has no private key that can be read", mend) from None
+        raise Unusable(key, file, "has no private key that can be read", mend) from None
 
 
 def _spki(certificate: x509.Certificate) -> bytes:

@@ -170,6 +170,8 @@ def parse_host_port_or_zero(text: str) -> tuple[str, int]:
 
 def _tls(settings: Settings) -> Iterator[Problem]:
     tls = settings.tls
+    for name, sni in settings.sni.items():
+        yield from certificate.check(sni, "", settings.user, write_path(("sni", name)))
     if tls.certificate and not tls.key:
         yield _error("tls.key", "", "is empty, but tls.certificate is set", "name the file of the private key")
     elif tls.key and not tls.certificate:

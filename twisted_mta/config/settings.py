@@ -74,6 +74,18 @@ class Tls:
 
 
 @attrs.frozen(kw_only=True)
+class Sni:
+    """A further certificate, shown to clients that ask for one of its names (SNI, RFC 6066 §3); the table's last name
+    is free.  The names are read off the certificate, a wildcard stands for one label.  A reload reads it again, and
+    takes over tables that were added or removed."""
+
+    certificate: str = ""
+    """PEM file with the certificate and its chain."""
+    key: str = ""
+    """PEM file with the private key."""
+
+
+@attrs.frozen(kw_only=True)
 class Smtp:
     """Limits of the receiving side.  They hold for every session, whoever it is."""
 
@@ -390,6 +402,7 @@ class Settings:
     """The group likewise; empty: the user's."""
     listen: dict[str, Listener] = attrs.Factory(_listeners)
     tls: Tls = Tls()
+    sni: dict[str, Sni] = attrs.Factory(dict)
     smtp: Smtp = Smtp()
     defence: Defence = Defence()
     greylist: Greylist = Greylist()

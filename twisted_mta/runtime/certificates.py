@@ -22,7 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..config import ConfigError, Settings
 from ..config.certificate import Unusable, covers, read_pair
-from ..config.settings import Tls
+from ..config.settings import Sni, Tls
+from ..config.toml import write_path
 from . import privileges
 
 LIFETIME = datetime.timedelta(days=397)
@@ -36,9 +37,9 @@ class Pair:
     """A certificate with its chain, and its key, as PEM; read, matched and ready for OpenSSL."""
 
     certificate: bytes
-    """Our own certificate, then those that signed it."""
+    """Our own certificate, then those that signed it; then the same of each ``[sni.NAME]``."""
     key: bytes = attrs.field(repr=False)
-    """The private key, unencrypted, PKCS #8."""
+    """The private keys in the order of their certificates, unencrypted, PKCS #8."""
     expires: datetime.datetime
     """When our own certificate ends (UTC)."""
     self_signed: bool = False
@@ -52,16 +53,23 @@ def load_pair(settings: Settings, hostname: str, account: privileges.Account | N
     made belongs to ``account``.  Raises :class:`~twisted_mta.config.ConfigError`.
     """
     if settings.tls.certificate:
-        return _read(settings.tls)
-    return self_signed(Path(settings.state_dir) / "tls", hostname, account)
+        pair = _read(settings.tls, "tls")
+    else:
+        pair = self_signed(Path(settings.state_dir) / "tls", hostname, account)
+    further = [_read(sni, write_path(("sni", name))) for name, sni in settings.sni.items()]
+    return attrs.evolve(
+        pair,
+        certificate=b"".join([pair.certificate, *(one.certificate for one in further)]),
+        key=b"".join([pair.key, *(one.key for one in further)]),
+    )
 
 
-def _read(tls: Tls, *, made: bool = False) -> Pair:
+def _read(tls: Tls | Sni, table: str) -> Pair:
     try:
-        chain, key = read_pair(tls)
+        chain, key = read_pair(tls, table)
     except Unusable as error:
         raise ConfigError([error.problem]) from None
-    return _pair(chain, key, made=made)
+    return _pair(chain, key, made=False)
 
 
 def _pair(chain: list[x509.Certificate], key: PrivateKeyTypes, *, made: bool) -> Pair:

@@ -9,6 +9,9 @@ that a client's session costs no memory here once it is closed.
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Mapping
+from functools import partial
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,12 +19,15 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import MD5, SHA1, SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
+
+from ..config.certificate import names_of
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!eNULL:!PSK:!SRP:!DSS:!MD5"
 _MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
@@ -41,17 +47,58 @@ def _context(method: int, minimum: str) -> SSL.Context:
     return context
 
 
+_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
+
+
 def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.Context:
     """A context that shows ``certificate`` (PEM, our own first, then its chain) and has the private ``key`` (PEM).
 
-    Raises :class:`TlsError` when one is not what it should be, or the two do not match.
+    Both may hold several pairs, one behind the other: the first is shown unless a client asks for a name that another
+    is for (SNI, RFC 6066 §3).  Raises :class:`TlsError` when one is not what it should be, or two do not match.
     """
-    context = _context(SSL.TLS_SERVER_METHOD, minimum)
     try:
         chain = x509.load_pem_x509_certificates(certificate)
-        private = load_pem_private_key(key, None)
+        keys = [load_pem_private_key(found[0], None) for found in _KEY.finditer(key)]
+        if not keys:
+            raise ValueError
     except (ValueError, TypeError):
         raise TlsError("the certificate or its key is not valid PEM") from None
+    chains = _chains(chain, keys)
+    contexts = [_one(*pair, minimum) for pair in zip(chains, keys, strict=True)]
+    first = contexts[0]
+    if len(contexts) > 1:
+        named = {name: context for own, context in zip(chains, contexts, strict=True) for name in names_of(own[0])}
+        named |= dict.fromkeys(names_of(chains[0][0]), first)
+        first.set_tlsext_servername_callback(partial(_choose, named))
+    return first
+
+
+def _choose(named: Mapping[str, SSL.Context], connection: SSL.Connection) -> None:
+    """Show the certificate for the name that the client asks for; the first one for a name that we don't have."""
+    name = (connection.get_servername() or b"").decode("latin-1").lower().removesuffix(".")
+    chosen = named.get(name) or named.get(f"*.{name.partition('.')[2]}")
+    if chosen is not None:
+        connection.set_context(chosen)
+
+
+def _chains(certificates: list[x509.Certificate], keys: list[PrivateKeyTypes]) -> list[list[x509.Certificate]]:
+    """The certificates divided into one chain for each key, each beginning with the key's own."""
+    own = [key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in keys]
+    chains: list[list[x509.Certificate]] = []
+    for certificate in certificates:
+        public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if len(chains) < len(own) and public == own[len(chains)]:
+            chains.append([])
+        elif not chains:
+            break
+        chains[-1].append(certificate)
+    if len(chains) != len(keys):
+        raise TlsError("the private key does not match the certificate")
+    return chains
+
+
+def _one(chain: list[x509.Certificate], private: PrivateKeyTypes, minimum: str) -> SSL.Context:
+    context = _context(SSL.TLS_SERVER_METHOD, minimum)
     if not isinstance(private, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey):
         raise TlsError("the private key is of a kind that TLS has no use for: take RSA or an elliptic curve")
     try:
@@ -67,7 +114,8 @@ def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
-    """What the server shows in a handshake, both as PEM; :meth:`load` changes it in place.
+    """What the server shows in a handshake, both as PEM, one pair or several (see :func:`server_context`);
+    :meth:`load` changes it in place.
 
     ``minimum`` is "1.2" or "1.3".  Give it to ``startTLS`` or ``TLSMemoryBIOFactory``.  Raises :class:`TlsError`.
     """
