@@ -70,8 +70,16 @@ class Rates:
         """Count what has happened."""
         limit, window = self.limits[kind], _WINDOWS[kind]
         if limit is not None and amount:
-            empty = max(counters.empty[kind], now) + amount * window / max(limit, 0.5)
+            empty = max(self._empty(counters, kind, now), now) + amount * window / max(limit, 0.5)
             counters.empty[kind] = min(empty, now + 3 * window)
+
+    def _empty(self, counters: _Counters, kind: int, now: float) -> float:
+        """When a counter will have run empty.  Further ahead than :meth:`add` goes it can only be because the clock has
+        gone back: nobody is to be refused until it has caught up."""
+        empty = counters.empty[kind]
+        if empty > now + 3 * _WINDOWS[kind]:
+            empty = counters.empty[kind] = now
+        return empty
 
     def excess(self, counters: _Counters, kind: int, now: float, amount: int = 0) -> float:
         """How far beyond its rate a counter would stand with ``amount`` more: 0 and less is within, 1 is twice."""
@@ -79,7 +87,7 @@ class Rates:
         if limit is None:
             return -1.0
         window = _WINDOWS[kind]
-        empty = min(counters.empty[kind], now + 3 * window)  # the clock may have gone back
+        empty = self._empty(counters, kind, now)
         return (max(empty - now, 0.0) + amount * window / max(limit, 0.5)) / window - 1.0
 
 
