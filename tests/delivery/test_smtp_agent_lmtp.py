@@ -22,14 +22,17 @@ UNIX = f"lmtp:unix:{PATH}"
 class LmtpTests(SynchronousTestCase):
     """One server that keeps mailboxes."""
 
-    def deliver(self, behaviour: Behaviour | None = None, destination: str = UNIX) -> Sequence[Result]:
+    def deliver(
+        self, behaviour: Behaviour | None = None, destination: str = UNIX, utf8: bool = False
+    ) -> Sequence[Result]:
         behaviour = behaviour or Behaviour()
         behaviour.lmtp = True
         self.server = PeerFactory(behaviour)
         self.network = MemoryNetwork({PATH: self.server, ("10.0.0.5", 2424): self.server})
         resolver = FakeResolver({"store.example": {"A": ["10.0.0.5"], "MX": ["0 ."]}})
         self.agent = LmtpAgent(settings(), resolver, self.network)
-        started = Deferred.fromCoroutine(self.agent.deliver(make_job("x@isp", "y@isp", destination=destination)))
+        job = make_job("x@isp", "y@isp", destination=destination, utf8=utf8)
+        started = Deferred.fromCoroutine(self.agent.deliver(job))
         self.network.flush()
         results: Sequence[Result] = outcome(started)
         return results
@@ -55,6 +58,19 @@ class LmtpTests(SynchronousTestCase):
         self.assertEqual(
             [(result.reply.code, result.reply.enhanced) for result in results], [(250, "2.0.0"), (452, "4.2.2")]
         )
+
+    def test_it_is_delivered_and_not_relayed(self) -> None:
+        """What a report of success says (RFC 3464 §2.3.3)."""
+        self.assertEqual({result.action for result in self.deliver()}, {"delivered"})
+        extensions = ("PIPELINING", "DSN")
+        self.assertEqual({result.action for result in self.deliver(Behaviour(extensions=extensions))}, {"passed"})
+
+    def test_a_mailbox_keeps_a_header_in_utf8(self) -> None:
+        """Few LMTP servers offer SMTPUTF8, and it is they who keep the mailboxes of those who use it."""
+        for extensions, parameter in (((), ""), (("SMTPUTF8",), " SMTPUTF8")):
+            results = self.deliver(Behaviour(extensions=extensions), utf8=True)
+            self.assertEqual([result.reply.code for result in results], [250, 250])
+            self.assertIn(f"MAIL FROM:<sender@isp.example>{parameter}", self.server.commands)
 
     def test_no_such_socket(self) -> None:
         (first, _) = self.deliver(destination="lmtp:unix:/nowhere")

@@ -167,7 +167,7 @@ class ClientConnection:
             self._finish(events)
             return events
         self.state = State.ENVELOPE
-        beyond = transfer.utf8 or not all(encoded.isascii() for _, encoded in paths)
+        beyond = (transfer.utf8 and self.capabilities.smtputf8) or not all(encoded.isascii() for _, encoded in paths)
         self._out.append(self._mail(transfer, beyond))
         self._expected.append(("mail", 0))
         if self.capabilities.pipelining:
@@ -374,7 +374,7 @@ class ClientConnection:
         offers = self.capabilities
         if transfer.sender and path(transfer.sender, offers.smtputf8) is None:
             return unsendable(transfer.sender, "5.1.7")
-        if transfer.utf8 and not offers.smtputf8:  # RFC 6531 §3.5
+        if transfer.utf8 and not offers.smtputf8 and not self._lmtp:  # RFC 6531 §3.5; a mailbox keeps what it is given
             return Reply(554, "5.6.9", "The header has UTF-8, which the server does not take (no SMTPUTF8)")
         if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
             words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
