@@ -104,6 +104,45 @@ class Root(CliCase):
         done = subprocess.run(command, capture_output=True, text=True, env=env, input="Hello\n", cwd="/")
         self.assertEqual(done.returncode, 0, done.stderr)
 
+    def imports_as_nobody(self, *args: str) -> str:
+        """What a command imports once it is no longer root."""
+        code = (
+            "import sys\n"
+            "from twisted_mta.admin import cli\n"
+            "from twisted_mta.runtime import privileges\n"
+            "drop, before = privileges.drop, set()\n"
+            "def watched(account):\n"
+            "    drop(account)\n"
+            "    before.update(sys.modules)\n"
+            "privileges.drop = watched\n"
+            "try:\n"
+            "    cli.main(sys.argv[1:])\n"
+            "finally:\n"
+            "    late = set(sys.modules) - before - {'lmdb._envid'}  # which that makes by itself\n"
+            "    print('imported', sorted(late), file=sys.stderr)\n"
+        )
+        command = [sys.executable, "-c", code, "--config", str(self.config), *args]
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/", timeout=60)
+        return done.stderr.splitlines()[-1]
+
+    def test_nothing_is_imported_later(self) -> None:
+        """Python may be installed where root alone can read."""
+        self.mta("customer", "add", "acme")
+        self.mta("domain", "add", "acme.example", "--customer", "acme")
+        self.mta("send", "--from", "a@b.example", "--to", "c@d.example")
+        for command in (
+            ["status"],
+            ["queue", "list"],
+            ["queue", "bounce", "--all", "--yes"],
+            ["queue", "verify"],
+            ["trace", "x"],
+            ["usage", "acme"],
+            ["user", "add", "ann@acme.example", "--generate"],
+            ["backup", str(self.base / "copy")],
+        ):
+            self.assertEqual(self.imports_as_nobody(*command), "imported []", command)
+
     def as_nobody(self, *args: str, code: int) -> str:
         """What a command says on standard error to somebody else, who begins where we are: nothing is imported anew."""
         reading, writing = os.pipe()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -89,6 +90,21 @@ def result(waiting: Deferred[T] | Coroutine[Any, Any, T]) -> T:
         outcome[0].raiseException()
     answer: T = outcome[0]
     return answer
+
+
+_MODULES = (
+    ".bounce",
+    ".eventlog",
+    ".local_mail",
+    "..directory.lmdb_directory",
+    "..directory.passwords",
+    "..policy.limits",
+    "..queue.copying",
+    "..queue.lmdb_store",
+    "..queue.writer",
+)
+"""What commands import when they need it.  Root does so before it becomes another, who may not be able to read where
+Python is installed."""
 
 
 def operator_name() -> str:
@@ -193,6 +209,8 @@ class Context:
             return
         from ..runtime.privileges import Account, PrivilegeError, drop, find_account, make_folder
 
+        for module in _MODULES:
+            import_module(module, __package__)
         try:
             account = find_account(self.settings.user, self.settings.group)
             if self.state_dir.exists():
