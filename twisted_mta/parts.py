@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 
 from .config.settings import Settings
@@ -117,7 +117,11 @@ class Parts:
         The listening ports must be closed before.
         """
         await self.sessions.drain(grace)
+        late = self.reception.when_idle().addTimeout(grace, self.clock)
+        late.addErrback(lambda failure: failure.trap(TimeoutError))  # the disk does not answer; the store says so
+        await late
         await self._stop_delivery()
+        await self.scheduler.recorded()  # also what came in while it stopped
         self.outside.stop()
         self.hasher.stop()
         await self.store.stop()

@@ -666,3 +666,22 @@ class Reconfiguring(Harness):
         self.agent.let_go(5)
         self.run_for(1)
         self.assertEqual(self.agent.busy(), 2)
+
+    def test_what_was_committed_during_the_stop_is_due_at_once(self) -> None:
+        new = self.message("carl@example.org")
+        armed = self.scheduler.room(new.deliveries)
+        assert armed is not None
+        new = msgspec.structs.replace(new, next_attempt=armed)
+        stopped = self.scheduler.stop()
+        self.turns()
+        self.successResultOf(stopped)
+        self.store.put(new, CONTENT)
+        self.scheduler.offer(new, CONTENT)
+        recorded = Pending.fromCoroutine(self.scheduler.recorded())
+        self.turns()
+        self.successResultOf(recorded)
+        [left] = self.store.queue.values()
+        self.assertEqual((left.attempts, left.next_attempt), (0, self.clock.seconds()))
+        self.assertEqual(self.agent.jobs, [])
+        self.assertEqual(self.scheduler.active.entries, {})
+        self.assertEqual(self.clock.getDelayedCalls(), [])

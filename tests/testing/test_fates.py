@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from email import message_from_bytes
+from typing import Any
+
+from twisted.internet.defer import Deferred as Pending
 
 from tests.testing.world import ANNA, BERT, BOB, WorldCase, report_of
 from twisted_mta.mail.events import (
@@ -399,6 +402,30 @@ class LifeTests(WorldCase):
         self.successResultOf(stopped)
         self.server.start()
         self.server.advance(MINUTE * 2)
+        self.assertEqual(len(self.server.maildir(ANNA)), 1)
+
+    def test_stop_during_the_commit_for_a_client_that_is_gone(self) -> None:
+        """Nothing is under way that a session knows of; the message is due at once after the start all the same."""
+        held: Pending[None] = Pending()
+        router = self.server.parts.router
+        route = router.route
+
+        async def slowly(*args: Any) -> Any:
+            await held
+            return await route(*args)
+
+        self.patch(router, "route", slowly)
+        client = self.server.connect()
+        client.say("EHLO client.example", "MAIL FROM:<x@y.example>", f"RCPT TO:<{ANNA}>", "DATA", "Subject: x", "", ".")
+        client.drop()
+        stopped = self.server.begin_stop()
+        self.server.clock.flush()
+        self.assertNoResult(stopped)
+        held.callback(None)
+        self.server.clock.flush()
+        self.successResultOf(stopped)
+        self.server.start()
+        self.server.advance(1)
         self.assertEqual(len(self.server.maildir(ANNA)), 1)
 
     def test_settings_change_while_it_runs(self) -> None:

@@ -129,8 +129,6 @@ class Scheduler:
 
     def offer(self, new: NewMessage, content: bytes | None) -> None:
         """See :class:`IScheduler`."""
-        if not self._running:
-            return  # its deliveries are armed: the next process has them
         message = new.message
         octets = 0 if content is None else len(content)
         if not message.chunks:  # the store has set them in its own copy
@@ -155,7 +153,9 @@ class Scheduler:
             lane = active.destination(part.destination).lane(customer)
             active.admit(message, delivery, content, lane, fresh=True, generation=self._generation, octets=octets)
             octets = 0  # shared by the others
-        if self._run_call is None:
+        if not self._running:  # a stop began during the commit
+            self._put_back()
+        elif self._run_call is None:
             self._wake()
 
     def announce(self, new: NewMessage) -> None:
@@ -374,6 +374,10 @@ class Scheduler:
             if entry.task is not None:
                 entry.task.cancel()
         await self._within(agents, STOP, "the agents")
+        await self.recorded()
+
+    async def recorded(self) -> None:
+        """Wait until the store has all that ended and all that was put back, :data:`STOP` seconds at most."""
         await self._within(self._settler.when_idle(), STOP, "the record of the last attempts")
 
     def _put_back(self) -> None:

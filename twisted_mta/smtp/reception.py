@@ -66,7 +66,29 @@ class Reception:
         self.scheduler = scheduler
         self.events = events
         self.clock = clock
+        self._ending = 0
+        self._idle: list[Deferred[None]] = []
         self.configure(settings)
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires once no message that came in whole is still to be committed and handed over, with its session or
+        after it."""
+        idle: Deferred[None] = Deferred()
+        self._idle.append(idle)
+        self._check_idle()
+        return idle
+
+    def ends(self, more: int) -> None:
+        """One more message is being finished, or one less."""
+        self._ending += more
+        if self._idle:
+            self._check_idle()
+
+    def _check_idle(self) -> None:
+        if not self._ending:
+            waiting, self._idle = self._idle, []
+            for idle in waiting:
+                idle.callback(None)
 
     def configure(self, settings: Settings) -> None:
         """Take over changed settings; messages under way may see either."""
@@ -147,6 +169,7 @@ class Inbound:
         ``eight_bit``: it is not pure ASCII.  Once this is called the message goes its way, whatever becomes of the
         session.  Raises :class:`~twisted_mta.mail.status.MailError`; then nothing is stored.
         """
+        self._reception.ends(+1)
         try:
             if self._refusal is None and not self._head.complete:
                 self._head.end()
@@ -159,6 +182,8 @@ class Inbound:
         except BaseException:
             self.abort()
             raise
+        finally:
+            self._reception.ends(-1)
 
     def abort(self) -> None:
         """Forget the message.  Does nothing once it is over."""
