@@ -7,6 +7,7 @@ One place knows what needs what: the service starts these parts with real ports 
 from __future__ import annotations
 
 import random
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import attrs
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 
 from .config.settings import Settings
@@ -117,9 +119,8 @@ class Parts:
         The listening ports must be closed before.
         """
         await self.sessions.drain(grace)
-        late = self.reception.when_idle().addTimeout(grace, self.clock)
-        late.addErrback(lambda failure: failure.trap(TimeoutError))  # the disk does not answer; the store says so
-        await late
+        with contextlib.suppress(TimedOut):  # the disk does not answer: what is lost there was not acknowledged
+            await self.reception.when_idle().addTimeout(grace, self.clock)
         await self._stop_delivery()
         await self.scheduler.recorded()  # also what came in while it stopped
         self.outside.stop()
