@@ -190,7 +190,8 @@ def main() -> None:
             size = (path / "data.mdb").stat().st_blocks * 512
             print(
                 f"{time.monotonic() - began:6.0f} s {soak.counts['accepted']:8,} accepted {len(soak.ledger):6,} queued"
-                f"  commit median {times[len(times) // 2] * 1e3:5.1f} ms, 99 % {times[len(times) * 99 // 100] * 1e3:6.1f} ms"
+                f"  commit median {times[len(times) // 2] * 1e3:5.1f} ms,"
+                f" 99 % {times[len(times) * 99 // 100] * 1e3:6.1f} ms"
                 f"  file {size / 2**20:6.0f} MiB, {size / max(soak.peak, 1):4.2f} of the peak"
                 f"  {memory()} MiB, {len(os.listdir('/proc/self/fd'))} descriptors",
                 flush=True,
