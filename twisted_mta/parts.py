@@ -6,8 +6,8 @@ One place knows what needs what: the service starts these parts with real ports 
 
 from __future__ import annotations
 
-import random
 import contextlib
+import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
