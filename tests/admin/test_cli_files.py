@@ -11,7 +11,9 @@ from unittest.mock import patch
 import lmdb
 
 from tests.admin.case import CONTENT, CliCase
+from twisted_mta.admin.commands import files
 from twisted_mta.admin.context import result
+from twisted_mta.mail.envelope import Message
 from twisted_mta.queue.interfaces import CHUNK, QueueFilter
 
 BOB, EVE = "bob@one.example", "eve@two.example"
@@ -117,6 +119,17 @@ class ExportTests(FilesCase):
         self.assertEqual(result(store.verify(False)), [])
         story = [getattr(event, "action", type(event).__name__) for event in store.history(message.id)]
         self.assertEqual(story, ["import", "Routed", "hold", "retry"])
+
+    def test_all_of_an_envelope(self) -> None:
+        made_anew = {"id", "recipients", "size", "chunks"}
+        self.assertEqual(set(files._KEPT), set(Message.__struct_fields__) - made_anew)
+        self.assertLessEqual(set(files._KEPT), set(files.EnvelopeFile.__struct_fields__))
+
+    def test_on_the_disk(self) -> None:
+        """What was exported is often removed next."""
+        with patch("os.sync") as sync:
+            self.exported()
+        sync.assert_called_once_with()
 
     def test_some(self) -> None:
         folder = self.exported("--sender", "anna@acme.example")

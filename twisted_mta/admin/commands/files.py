@@ -5,6 +5,7 @@ A message is two files: ``ID.eml`` is its content as it is, ``ID.json`` its enve
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,10 +64,11 @@ class EnvelopeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kind: Literal["mail", "dsn", "local"] = "mail"
     ret: Return = ""
     envid: str = ""
+    utf8: bool = False
 
 
 _KEPT = ("body", "customer", "user", "client", "helo", "protocol", "listener", "message_id", "kind", "ret", "envid",
-         "sender", "arrived", "expires")  # fmt: skip
+         "utf8", "sender", "arrived", "expires")  # fmt: skip
 
 
 @click.command("export", cls=Command)
@@ -88,6 +90,7 @@ def export(context: Context, folder: Path, ids: tuple[str, ...], **options: Any)
         if message.id != last:
             last = message.id
             count += _write(context, folder, message)
+    os.sync()  # so many files at once cost less than each by itself
     if not count and (ids or is_filtered(queue_filter(options))):
         raise NotFound("nothing in the queue matches")
     context.say({"folder": str(folder), "messages": count}, lambda: f"{many(count, 'message')} exported to {folder}.")
