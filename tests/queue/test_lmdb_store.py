@@ -120,6 +120,24 @@ class FilesTest(LmdbCase):
         for name in ("data.mdb", "lock.mdb"):
             self.assertEqual(stat.S_IMODE((self.path / name).stat().st_mode), 0o600)
 
+    async def test_a_new_queue_has_its_names_on_the_disk(self) -> None:
+        """A file that is synced may be gone with its name after a loss of power (fsync(2))."""
+        synced: list[tuple[int, int]] = []
+        fsync = os.fsync
+
+        def record(descriptor: int) -> None:
+            synced.append((os.fstat(descriptor).st_dev, os.fstat(descriptor).st_ino))
+            fsync(descriptor)
+
+        await self.store.stop()
+        shutil.rmtree(self.path)
+        self.path = self.path / "state" / "queue"
+        self.store = self.make()
+        with mock.patch("os.fsync", record):
+            await self.store.start()
+        for folder in (self.path, self.path.parent, self.path.parent.parent):
+            self.assertIn((folder.stat().st_dev, folder.stat().st_ino), synced, folder)
+
     async def test_what_is_not_a_queue_is_refused_and_left_alone(self) -> None:
         await send(self.store, content=bytes(3 << 20))
         await self.store.stop()

@@ -21,6 +21,7 @@ import lmdb
 from ..mail.events import EventSink, Service
 from ..mail.status import Reply
 from . import schema
+from .copying import sync
 from .interfaces import StoreUnavailable
 from .owners import Owners
 from .records import META_SCHEMA, TABLES
@@ -115,7 +116,7 @@ class Environment:
 
     def _open(self) -> lmdb.Environment:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(self.path)
             data = self.path / "data.mdb"
             if data.exists() and 0 < data.stat().st_size < 2 * _PAGE:
                 raise _damaged(self.path, "it is cut short")
@@ -153,6 +154,7 @@ class Environment:
                 fresh = not txn.stat(self._env.open_db())["entries"]
             if fresh:
                 self._create()
+                sync(self.path)
             self._check_schema()
             tables = Tables()
             # Not in a transaction of ours: a handle that is opened in one that is aborted is closed with it.
@@ -268,6 +270,15 @@ class Environment:
     def close(self) -> None:
         """Close it: no transaction may be open."""
         self._env.close()
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each with its name on the disk before mail is in it."""
+    if path.is_dir():
+        return
+    _make_folder(path.absolute().parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    sync(path.absolute().parent)
 
 
 def _pages(size: int) -> int:
