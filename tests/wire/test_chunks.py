@@ -165,7 +165,7 @@ class FramingTests(SynchronousTestCase):
     def test_reset_forgets_what_came(self) -> None:
         again = START.removeprefix(b"EHLO x\r\n")
         for reset in (b"RSET\r\n", b"EHLO x\r\n"):
-            events = converse(greeted(), START + bdat(b"lost", last=False) + reset + again + bdat(b"kept"))
+            events = converse(greeted(), START + bdat(b"lost\r", last=False) + reset + again + bdat(b"kept"))
             end = events[-1]
             assert isinstance(end, c.ContentEnd)
             # (converse gathers what was given out before as well)
