@@ -217,6 +217,8 @@ class Login(AuthCase):
         made_up = now(find("anna@isp.example"))
         self.assertEqual(now(find("Anna@ISP.example")).salt, made_up.salt)
         self.assertNotEqual(now(find("nobody@isp.example")).salt, made_up.salt)
+        one, other = (now(find(f"nobody@{domain}")).salt for domain in ("bücher.example", "xn--bcher-kva.EXAMPLE"))
+        self.assertEqual(one, other, "two ways to write one address look alike, whether or not it exists")
         self.assertEqual(now(find("not an address")).iterations, made_up.iterations)
         real = str(Keys.make("secret", iterations=4096))
         self.directory.replace_hash("anna@isp.example", self.user().password_hash, "h", real)

@@ -238,17 +238,21 @@ class ScramKeys:
         with a temporary :class:`MailError` when the directory can't tell."""
         user = await find_user(self._directory, username)
         keys = Keys.parse(user.scram) if user is not None else None
-        return keys or Keys.made_up(self._secret, user.address if user is not None else username.lower())
+        return keys or Keys.made_up(self._secret, _address(username) or username.lower())
 
 
 async def find_user(directory: IDirectory, name: str | None) -> User | None:
     """The user who has a name, which is their address in any case."""
-    if not name:
-        return None
+    address = _address(name)
+    return await directory.user(address) if address else None
+
+
+def _address(name: str | None) -> str:
+    """A user name as the directory has it, the same for all ways to write it; "" for what is no address."""
     try:
-        return await directory.user(lookup_key(canonical(name)))
+        return lookup_key(canonical(name)) if name else ""
     except AddressError:
-        return None
+        return ""
 
 
 @implementer(ICredentialsChecker)
