@@ -85,6 +85,19 @@ class ClientTests(SynchronousTestCase):
             self.client.dataReceived(EHLO + more)
             self.failureResultOf(self.client.opened, SessionError)
 
+    def test_refused_in_the_same_breath_as_asked_for(self) -> None:
+        """What came with the 354 counts: no content goes out, and whoever sends is told."""
+        for more, code in ((b"421 4.3.2 bye\r\n", 421), (b"554 no\r\n", 554), (b"250 what for?\r\n", 451)):
+            for content in (Content([b"a\r\n"]), Content([b"a\r\n", b"b\r\n"])):
+                self.setUp()
+                self.ready()
+                sending = self.send(content)
+                self.transport.writes.clear()
+                self.client.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n" + more)
+                finished = self.successResultOf(sending)
+                self.assertEqual((finished.outcomes[0].reply.code, finished.lost, finished.dot_sent), (code, True, False))
+                self.assertEqual(self.transport.writes, [])
+
     def test_writes_of_a_message(self) -> None:
         self.ready()
         sending = self.send()

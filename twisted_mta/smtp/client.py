@@ -286,6 +286,8 @@ class MtaClient(ESMTPClient):
     # Content
 
     def _send_content(self) -> None:
+        if self._connection.state is not State.CONTENT:
+            return  # refused, or lost, by what came right behind the 354
         content = self._content
         assert content is not None
         if content.whole is not None:
