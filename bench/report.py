@@ -34,33 +34,45 @@ def spread(values: list[float], form: str) -> str:
     return middle if least == most else f"{middle} ({least} to {most})"
 
 
-def judge(bar: str, ours: float | None, ratio: float | None) -> str:
-    """Whether a bar is met."""
-    if not bar or ours is None:
+def judge(bar: str, ours: dict[str, float], ratios: dict[str, float]) -> str:
+    """Whether a bar is met, and by which of ours if not by all."""
+    if not bar or not ours:
         return ""
     sign, _, number = bar.partition(" ")
     if sign == "<=":
-        met: bool | None = ours <= float(number)
-        return f"at most {number}: {'met' if met else '**not met**'}"
-    met = None if ratio is None else ratio >= float(number)
-    return f"{number}x: {'not measured' if met is None else 'met' if met else '**not met**'}"
+        return f"at most {number}: {_who([name for name in ours if ours[name] <= float(number)], ours)}"
+    if not ratios:
+        return f"{number}x: not measured"
+    return f"{number}x: {_who([name for name in ratios if ratios[name] >= float(number)], ratios)}"
+
+
+def _who(met: list[str], measured: dict[str, float]) -> str:
+    if len(met) == len(measured):
+        return "met"
+    return f"met by {', '.join(met)}" if met else "**not met**"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
 
 
 def report(figures: Figures, targets: list[str], facts: dict[str, str], notes: list[str]) -> str:
     """The facts and the table, as Markdown."""
     lines = [f"- {name}: {fact}" for name, fact in facts.items()] + [f"- {note}" for note in notes] + [""]
-    lines.append(f"| | {' | '.join(targets)} | {OURS} / {PEER} | the bar |")
-    lines.append(f"|---|{'---:|' * len(targets)}---:|---|")
+    ours = [target for target in targets if target.startswith(OURS)]
+    lines.append(f"| | {' | '.join(targets)} | {' | '.join(f'{name} / {PEER}' for name in ours)} | the bar |")
+    lines.append(f"|---|{'---:|' * (len(targets) + len(ours))}---|")
     for workload, figure, label, form, bar in ROWS:
         values = figures.get((workload, figure), {})
         if not values:
             continue
-        ours = statistics.median(values[OURS]) if values.get(OURS) else None
-        peer = statistics.median(values[PEER]) if values.get(PEER) else None
-        ratio = ours / peer if ours is not None and peer else None
+        medians = {target: statistics.median(values[target]) for target in targets if values.get(target)}
+        peer = medians.get(PEER)
+        ratios = {name: medians[name] / peer for name in ours if name in medians and peer}
         cells = [spread(values[target], form) if values.get(target) else "-" for target in targets]
-        shown = "-" if ratio is None else f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
-        lines.append(f"| {label} | {' | '.join(cells)} | {shown} | {judge(bar, ours, ratio)} |")
+        cells += [_times(ratios.get(name)) for name in ours]
+        verdict = judge(bar, {name: medians[name] for name in ours if name in medians}, ratios)
+        lines.append(f"| {label} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from measure import SMTP_SINK, SMTP_SOURCE, Group, SilentHop, Sink, allow_many_files, idle_sessions, load
 from report import Figures, report, write_into
-from targets import Ours, Postfix, Target
+from targets import Ours, OursInProcesses, Postfix, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -146,7 +146,7 @@ def main() -> None:
         "--base", type=Path, default=Path("/var/tmp"), help="where the queues go: a real disk [/var/tmp]"
     )
     parser.add_argument("--no-write", action="store_true", help=f"do not touch {PAGE.relative_to(ROOT)}")
-    parser.add_argument("--only", default="", help="one target alone: postfix or twisted-mta")
+    parser.add_argument("--only", default="", help="one target alone, by its name in the table")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.runs, arguments.messages, arguments.no_write = 1, 1000, True
@@ -163,7 +163,7 @@ def main() -> None:
     notes = []
     try:
         targets: list[Target] = []
-        for target in (Postfix(base), Ours(base)):
+        for target in (Postfix(base), Ours(base), OursInProcesses(base)):
             if arguments.only not in {"", target.name}:
                 continue
             if why := target.why_not():

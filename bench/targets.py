@@ -7,6 +7,7 @@ Both take mail for anybody from loopback without a password, relay all of it to 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,8 @@ class Target:
     """Idle sessions whose memory is measured."""
 
     def __init__(self, base: Path) -> None:
-        self.folder = base / self.name
+        self.slug = re.sub(r"\W+", "-", self.name)
+        self.folder = base / self.slug
         self.port = free_port()
         self.group: Group | None = None
 
@@ -57,7 +59,7 @@ class Target:
         self.folder.mkdir(parents=True)
         self.folder.chmod(0o755)
         self.configure(smarthost)
-        self.group = Group(self.name)
+        self.group = Group(self.slug)
         try:
             main = self.group.spawn(self.argv(), self.folder, self.folder / "output.log")
             wait_banner(self.port, main)
@@ -77,6 +79,7 @@ class Ours(Target):
     """``twistd mta``."""
 
     name = "twisted-mta"
+    workers = 0
     first_sessions = 1000
     idle_sessions = 5000  # so many are needed to see anything beside the heap's own movements
 
@@ -89,6 +92,7 @@ class Ours(Target):
             textwrap.dedent(f"""\
                 hostname = "ours.bench.test"
                 state_dir = "{self.folder}/state"
+                workers = {self.workers}
                 [listen.mx]
                 port = {self.port}
                 role = "mx"
@@ -113,6 +117,13 @@ class Ours(Target):
         twistd = "from twisted.scripts.twistd import run; run()"
         config = str(self.folder / "mta.toml")
         return [sys.executable, "-c", twistd, "--nodaemon", "--pidfile=", "mta", "--config", config]
+
+
+class OursInProcesses(Ours):
+    """``twistd mta`` with a worker for each core: Postfix uses all of them, too."""
+
+    workers = os.cpu_count() or 1
+    name = f"twisted-mta, {workers} workers"
 
 
 class Postfix(Target):
