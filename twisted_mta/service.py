@@ -102,8 +102,13 @@ class MtaService(MultiService):
             privileges.make_folder(settings.state_dir, account)
             if any(listener.tls != "none" for listener in settings.listen.values()):
                 self._pair = _bytes(certificates.load_pair(settings, self._hostname, account))
+            log_file = "" if settings.log.file == "-" else settings.log.file
+            if log_file:
+                privileges.make_log(log_file, account)
             self._bind()
             privileges.drop(account)
+            if log_file:
+                privileges.check_log(log_file)
         except (config.ConfigError, privileges.PrivilegeError, sockets.BindError, OSError) as error:
             self._refuse(error)
         super().privilegedStartService()  # type: ignore[no-untyped-call]

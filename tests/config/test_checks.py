@@ -172,6 +172,7 @@ FINE = [
     "[local]\nmailbox = 'nonsense'\nlmtp = 'unix:/run/lmtp'",
     "[local]\ndetail_delimiter = ''",
     "[queue]\ndelay_warning = '0s'",
+    "state_dir = '/no/such'\n[log]\nfile = '/no/such/log/mta.log'",
     "[quota.default]\nqueued_bytes = 'none'\nmessage_bytes = 'none'",
 ]
 

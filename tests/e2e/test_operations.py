@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -221,6 +224,21 @@ class StopTests(SynchronousTestCase):
 
 class PrivilegeTests(SynchronousTestCase):
     """Started by root, run as somebody else."""
+
+    def test_the_log_belongs_to_the_user_or_nothing_starts(self) -> None:
+        require_root("dropping privileges")
+        log = Path(tempfile.mkdtemp()).resolve()
+        self.addCleanup(shutil.rmtree, log)
+        log.chmod(0o755)  # nobody may look, and make no file
+        with Mta({"user": "nobody", "log": {"file": str(log / "mta.log")}}) as mta:
+            self.assertIn('"ready"', (log / "mta.log").read_text())
+            mta.stop()
+            os.chown(log / "mta.log", 0, 0)
+            started = subprocess.run(
+                mta.argv(), capture_output=True, text=True, timeout=20, cwd=mta.folder, check=False
+            )
+            self.assertEqual(started.returncode, 1)
+            self.assertIn(f'log.file: "{log}/mta.log" cannot be written by user nobody', started.stdout)
 
     def test_becomes_the_user_named_and_delivers(self) -> None:
         require_root("dropping privileges")

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from twisted_mta.runtime.privileges import Account, PrivilegeError, drop, find_account, give, make_folder
+from twisted_mta.runtime.privileges import (
+    Account,
+    PrivilegeError,
+    check_log,
+    drop,
+    find_account,
+    give,
+    make_folder,
+    make_log,
+)
 
 DROP = """
 import json, os
@@ -96,3 +105,27 @@ class Folders(SynchronousTestCase):
         (base / "link").symlink_to(base / "file")
         give(base / "link", find_account("nobody"))
         self.assertEqual((base / "file").stat().st_uid, 0)
+
+
+class Files(SynchronousTestCase):
+    def test_made_for_the_account(self) -> None:
+        entry = nobody()
+        file = Path(self.mktemp()) / "log" / "mta.log"
+        make_log(str(file), find_account("nobody"))
+        self.assertEqual((file.stat().st_uid, file.stat().st_gid), (entry.pw_uid, entry.pw_gid))
+        self.assertEqual(stat.S_IMODE(file.stat().st_mode) & 0o137, 0)
+        check_log(str(file))
+
+    def test_one_that_is_there_is_left_alone(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("what was said\n")
+        make_log(str(file), find_account("nobody"))
+        self.assertEqual((file.read_text(), file.stat().st_uid), ("what was said\n", os.geteuid()))
+
+    def test_in_words(self) -> None:
+        error = self.assertRaises(PrivilegeError, make_log, "/dev/null/mta.log")
+        self.assertIn('"/dev/null/mta.log" cannot be made', str(error))
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        error = self.assertRaises(PrivilegeError, check_log, str(folder))
+        self.assertIn("cannot be written by user", str(error))

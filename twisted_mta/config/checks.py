@@ -69,7 +69,8 @@ def _process(settings: Settings) -> Iterator[Problem]:
         value = settings.hostname or os.uname().nodename
         wrong = "is not a full domain name, which other hosts refuse in EHLO (RFC 5321 §2.3.5)"
         yield _warning("hostname", value, wrong, 'write the name that your address resolves to: "mx1.isp.example"')
-    if settings.log.file not in ("", "-") and not Path(settings.log.file).absolute().parent.is_dir():
+    log, state = Path(settings.log.file).absolute(), Path(settings.state_dir).absolute()
+    if settings.log.file not in ("", "-") and not log.parent.is_dir() and not log.is_relative_to(state):
         yield _error("log.file", settings.log.file, "is in a folder that does not exist", "make the folder first")
     elif not settings.log.file:
         yield _error("log.file", "", "is empty", 'write "-" for standard output')

@@ -6,6 +6,7 @@ way back (setuid(2), initgroups(3); POS36-C and POS37-C of the CERT C rules).
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -100,6 +101,41 @@ def make_folder(path: str, account: Account | None = None, mode: int = 0o700) ->
     folder.mkdir(mode=mode, exist_ok=True)
     folder.chmod(mode)
     give(folder, account)
+
+
+def make_log(path: str, account: Account | None = None, mode: int = 0o640) -> None:
+    """Makes the event log's file where there is none, for ``account`` to write into when it is no longer root.
+
+    Raises :class:`PrivilegeError`.
+    """
+    file = Path(path)
+    if file.exists():
+        return
+    try:
+        make_folder(str(file.absolute().parent), account, 0o750)
+        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        give(file, account)
+    except OSError as error:
+        raise PrivilegeError(f'log.file: "{path}" cannot be made: {error.strerror}') from error
+
+
+def check_log(path: str) -> None:
+    """Whether whom we have become can write to the event log's file.  Raises :class:`PrivilegeError` when not."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a named pipe that nobody reads yet
+            return
+        raise PrivilegeError(
+            f'log.file: "{path}" cannot be written by user {_name()}: {error.strerror}; make it theirs, or name another'
+        ) from error
+
+
+def _name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def give(path: Path, account: Account | None) -> None:
