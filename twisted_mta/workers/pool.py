@@ -132,8 +132,7 @@ class Pool:
         try:
             slot.child = child = Child(self, slot.number, [one for _, one in self._bound], self.reactor)
         except OSError as error:
-            slot.why = str(error)
-            self.reactor.callLater(0, slot.life.ended)
+            self.reactor.callLater(0, self._not_spawned, slot, f"it cannot be started: {error}")
             return
         order = c.Order(
             slot=slot.number,
@@ -146,6 +145,11 @@ class Pool:
         self._news()
         started = child.ask(c.Start, order=order)
         started.addCallbacks(lambda _: self._ready(slot), lambda failure: self._not_ready(slot, child, failure))
+
+    def _not_spawned(self, slot: Slot, why: str) -> None:
+        slot.life.ended()
+        self._log.error("worker {slot}: {why}", slot=slot.number, why=why)
+        self._after_death(slot)
 
     def _ready(self, slot: Slot) -> None:
         slot.serves()
