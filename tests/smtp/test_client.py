@@ -95,7 +95,9 @@ class ClientTests(SynchronousTestCase):
                 self.transport.writes.clear()
                 self.client.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n" + more)
                 finished = self.successResultOf(sending)
-                self.assertEqual((finished.outcomes[0].reply.code, finished.lost, finished.dot_sent), (code, True, False))
+                self.assertEqual(
+                    (finished.outcomes[0].reply.code, finished.lost, finished.dot_sent), (code, True, False)
+                )
                 self.assertEqual(self.transport.writes, [])
 
     def test_writes_of_a_message(self) -> None:
