@@ -4,10 +4,11 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 JOBS    ?= auto
+SECONDS ?= 60
 PYTEST  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs clean
+.PHONY: help demo test fuzz lint format bench docs clean
 
 help:           ## what there is to make
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 16
@@ -24,6 +25,10 @@ demo: $(STAMP)  ## the real service on loopback, with one message of each fate; 
 
 test: $(STAMP)  ## all tests; PYTEST="-k word" for some, MTA_REQUIRE_PEERS=1 to miss none
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST)
+
+fuzz: $(STAMP)  ## coverage-guided, over what parses: SECONDS=600 in all; what breaks is kept and tested from then on
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
 
 lint: $(STAMP)  ## format, style, types, and the arrows between the rooms
 	$(BIN)/ruff format --check .
