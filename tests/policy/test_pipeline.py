@@ -76,6 +76,11 @@ class Hooks(SynchronousTestCase):
             closed(one)
         self.assertEqual(one.errors, 1)
 
+    def test_idle_stages_are_asked_nothing_but_hear_of_the_end(self) -> None:
+        child = Child()
+        child.idle = True
+        self.assertEqual(self.hooks(Pipeline([child, Mail()])), {"mail": 1, "closed": 1})
+
     def test_ours_provide_what_they_must(self) -> None:
         here = directory()
         for stage in (

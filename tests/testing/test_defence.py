@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.mail.events import Accepted, Rejected
 from twisted_mta.policy.dns_lists import entry
+from twisted_mta.testing.client import Refused
 from twisted_mta.testing.server import TestServer
 
 CLIENT = "192.0.2.1"
@@ -88,3 +89,18 @@ class BanTests(Case):
         self.assertEqual(server.connect("submission").replies[0].code, 421)
         other = server.connect("submission", "198.51.100.200")
         self.assertTrue(other.mail("anna@isp.example", "anna@isp.example", auth=("anna@isp.example", "secret")))
+
+
+class ReloadTests(Case):
+    def test_what_is_switched_on_holds_from_then_on(self) -> None:
+        server = self.serve()
+        pipeline = server.parts.factories["mx"].pipeline
+        self.assertFalse([hook for hook in pipeline.rcpt if "greylist" in hook.__module__])
+        server.reload("[greylist]\nenabled = true")
+        with self.assertRaises(Refused) as caught:
+            server.send("joe@far.example", "anna@isp.example")
+        self.assertEqual(caught.exception.reply.code, 451)
+        server.advance(301)
+        self.assertTrue(server.send("joe@far.example", "anna@isp.example"))
+        server.reload("[greylist]\nenabled = false")
+        self.assertTrue(server.send("new@far.example", "anna@isp.example"))

@@ -72,6 +72,7 @@ class DnsListPolicy(Policy):
         self._lists: Sequence[DnsList] = tuple(read_dns_list(text) for text in defence.dns_lists)
         self._threshold = defence.dns_list_threshold
         self._timeout = defence.dns_list_timeout
+        self.idle = not self._lists
 
     async def connect(self, peer: Peer) -> Reply | None:
         """Begin to ask; never refuses."""

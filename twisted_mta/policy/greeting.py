@@ -41,6 +41,7 @@ class GreetingPolicy(Policy):
     def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._delay = settings.defence.greeting_delay
+        self.idle = self._delay <= 0
 
     async def connect(self, peer: Peer) -> Reply | None:
         """Wait; never refuses."""
@@ -77,6 +78,7 @@ class HelloPolicy(Policy):
         """Take over changed settings."""
         self._checks = settings.defence.check_helo
         self._own = settings.hostname.lower()
+        self.idle = not self._checks
 
     async def helo(self, peer: Peer, name: str) -> Reply | None:
         """501 5.5.4 for what is no name, 550 5.7.1 for who says to be somebody else."""

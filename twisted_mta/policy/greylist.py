@@ -149,6 +149,7 @@ class GreylistPolicy(Policy):
     def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._settings = settings
+        self.idle = not settings.greylist.enabled
         if not settings.greylist.enabled:
             self.close()
         elif self._table is not None:

@@ -120,6 +120,9 @@ class IPolicy(Interface):
 class Policy:
     """An :class:`IPolicy` that allows everything: the base of stages."""
 
+    idle = False
+    """Whether a stage does nothing with its present settings: then only its ``closed`` is called."""
+
     async def connect(self, peer: Peer) -> Reply | None:
         """See :class:`IPolicy`."""
         return None

@@ -55,6 +55,7 @@ class NamePolicy(Policy):
     def reconfigure(self, settings: Settings) -> None:
         """Take over changed settings."""
         self._wanted = settings.defence.reverse_dns
+        self.idle = not self._wanted
 
     async def connect(self, peer: Peer) -> Reply | None:
         """Begin to ask; never refuses."""

@@ -16,7 +16,7 @@ class Pipeline:
     """For each hook, the bound methods of those stages that override it, in the order of the stages.
 
     Asking is ``for hook in pipeline.mail: if (reply := await hook(peer, transaction)) is not None: ...``: a stage that
-    does not care for a hook costs nothing.  ``closed`` are plain functions, all to be called.
+    does not care for a hook, or is idle, costs nothing.  ``closed`` are plain functions, all to be called.
     """
 
     __slots__ = ("closed", "connect", "content", "data", "helo", "mail", "rcpt", "stages")
@@ -33,5 +33,6 @@ class Pipeline:
 
     def _hooks(self, name: str) -> tuple[Any, ...]:
         allows = getattr(Policy, name)
-        hooks = (getattr(stage, name) for stage in self.stages)
+        asked = (stage for stage in self.stages if name == "closed" or not getattr(stage, "idle", False))
+        hooks = (getattr(stage, name) for stage in asked)
         return tuple(hook for hook in hooks if getattr(hook, "__func__", hook) is not allows)
