@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
 import sys
 import types
@@ -122,7 +123,7 @@ class Twistd(SynchronousTestCase):
         environ = {name: value for name, value in os.environ.items() if name != "MTA_CONFIG"}
         command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
         return subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, cwd=ROOT, env=environ, check=False
+            [*command, *arguments], capture_output=True, text=True, cwd=ROOT, env=environ, check=False, timeout=30
         )
 
     def test_plugin(self) -> None:
@@ -143,3 +144,19 @@ class Twistd(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stdout), (78, ""))
         self.assertNotIn("Traceback", done.stderr)
         self.assertIn("/no/such/mta.toml: cannot be read", done.stderr)
+
+    def test_a_start_that_fails_in_the_background(self) -> None:
+        """Whoever typed it gets the words and the status; the process in the foreground does not wait for ever."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            (folder / "mta.toml").write_text(
+                f"state_dir = '{folder}/state'\n[listen.mx]\nport = {port}\ntls = 'none'\n[admin]\nlisten = ''\n"
+            )
+            words = (f"--pidfile={folder}/pid", f"--logfile={folder}/log", "mta", f"--config={folder}/mta.toml")
+            done = self.twistd(*words)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"127.0.0.1:{port} cannot be listened on", done.stderr)
+        self.assertNotIn("Traceback", (folder / "log").read_text())
+        self.assertFalse((folder / "pid").exists())

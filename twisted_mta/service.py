@@ -83,6 +83,8 @@ class MtaService(MultiService):
         self._starting: Deferred[None] | None = None
         self._turns = DeferredLock()
         self._left = False
+        self.on_refusal: Callable[[str], object] | None = None
+        """Is given the words when the service can't start."""
         self.trouble = "starting"
         """What is wrong, in words; "" while mail is taken."""
 
@@ -128,6 +130,8 @@ class MtaService(MultiService):
         if self._inherited is not None:
             self._inherited.failed(str(error))
         sys.stderr.write(f"{error}\ntwistd mta: not started\n")
+        if self.on_refusal is not None:
+            self.on_refusal(str(error))
         raise SystemExit(1) from error
 
     def startService(self) -> None:  # noqa: N802 - Twisted's name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -69,7 +70,24 @@ def makeService(options: Options) -> IService:  # noqa: N802 - Twisted's name
     # twistd changes its folder before it starts the service; a reload must find the same file again.
     parent = options.parent
     pidfile = parent.get("pidfile", "") if parent is not None else ""
-    return make_service(settings, str(Path(path).absolute()) if path else None, launch=handover.Launch.ours(pidfile))
+    launch = handover.Launch.ours(pidfile)
+    service = make_service(settings, str(Path(path).absolute()) if path else None, launch=launch)
+    if parent is not None:
+        service.on_refusal = partial(_tell_starter, parent)
+    return service
+
+
+def _tell_starter(parent: usage.Options, words: str) -> None:
+    """Where twistd went into the background: end the process that waits in the foreground, and drop the pid file.
+
+    twistd does both for exceptions alone, whose traceback it shows; for a SystemExit its parent would wait for ever.
+    """
+    pipe = parent.get("statusPipe")
+    if pipe is None:
+        return
+    os.write(pipe, b"1 " + words.encode("ascii", "replace")[:98])  # it reads a hundred octets, and shows all but two
+    if parent.get("pidfile"):
+        Path(parent["pidfile"]).unlink(missing_ok=True)
 
 
 def _give_up(error: config.ConfigError) -> NoReturn:
