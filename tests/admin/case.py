@@ -60,7 +60,8 @@ class CliCase(SynchronousTestCase):
     def run_mta(self, *args: str, code: int = 0, width: int | None = 80, input: str | bytes | None = None) -> Result:  # noqa: A002
         """Run a command, which ends with ``code``."""
         context = Context(clock=self.clock, width=width)
-        done = CliRunner().invoke(cli, ["--config", str(self.config), *args], obj=context, input=input, env={"COLUMNS": None})
+        words = ["--config", str(self.config), *args]
+        done = CliRunner().invoke(cli, words, obj=context, input=input, env={"COLUMNS": None})
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         self.assertEqual(done.exit_code, code, done.output)
