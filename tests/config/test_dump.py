@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.config.strategies import settings
 from twisted_mta import config
 from twisted_mta.config import Settings, schema
-from twisted_mta.config.settings import Checker, Sni
 from twisted_mta.config.dump import to_toml
+from twisted_mta.config.settings import Checker, Sni
 
 
 class Dump(SynchronousTestCase):

@@ -155,7 +155,7 @@ class SqlTests(CheckerCase):
                     "query": "SELECT hash::text FROM users WHERE address = :address AND address LIKE '%@demo%'",
                     "timeout": "3s",
                 }
-            }
+            },
         }
 
     def test_logins(self) -> None:
@@ -184,7 +184,7 @@ class SqliteTests(CheckerCase):
             "checker": {
                 "down": {"kind": "dovecot", "server": f"{LOOPBACK}:{free_port()}", "timeout": "1s"},
                 "db": {"kind": "sql", "server": f"sqlite:{cls.path}", "query": query},
-            }
+            },
         }
 
     path: ClassVar[Any]

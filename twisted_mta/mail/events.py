@@ -28,7 +28,7 @@ class Connected(Event, frozen=True, tag="connect"):
 
 
 class Disconnected(Event, frozen=True, tag="disconnect"):
-    """A session ended.  ``reason`` is "quit", "lost", "timeout", "refused", "tls", "shutdown", "overload" or "error"."""
+    """A session ended.  ``reason``: "quit", "lost", "timeout", "refused", "tls", "shutdown", "overload" or "error"."""
 
     session: str
     client: str

@@ -4,8 +4,6 @@ The protocol that reads the header steps aside afterwards, so a session costs no
 the real transport, whose ``getPeer`` now tells of the client.
 """
 
-
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
