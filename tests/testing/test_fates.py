@@ -457,3 +457,24 @@ class LifeTests(WorldCase):
         self.assertEqual(len(mail.get_all("Received", [])), 1)
         for name in ("Date", "Message-ID"):
             self.assertIn(name, mail)
+
+
+class PostmasterTests(WorldCase):
+    """RFC 5321 §4.5.1."""
+
+    def test_alone_with_nobody_to_read_it(self) -> None:
+        """It is never somebody else's, not even for a client that may relay: mail to our own name would come back."""
+        self.server.reload("[relay]\nnetworks = ['192.0.2.0/24']")
+        client = self.server.connect()
+        reply = client.say("EHLO client.example", "MAIL FROM:<x@y.example>", "RCPT TO:<Postmaster>")[-1]
+        self.assertEqual((reply.code, reply.enhanced), (550, "5.1.1"))
+        self.assertEqual(reply.text, "There is no mailbox postmaster here")
+
+    def test_alone_with_an_address_of_the_settings(self) -> None:
+        self.server.reload(f"[local]\npostmaster = '{ANNA}'")
+        client = self.server.connect()
+        client.say(
+            "EHLO client.example", "MAIL FROM:<x@y.example>", "RCPT TO:<Postmaster>", "DATA", "Subject: x", "", "."
+        )
+        self.server.advance(1)
+        self.assertEqual(len(self.server.maildir(ANNA)), 1)

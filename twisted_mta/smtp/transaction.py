@@ -110,7 +110,7 @@ def postmaster(settings: Settings) -> str:
     local = settings.local
     if local.postmaster:
         return local.postmaster
-    return f"postmaster@{local.domains[0] if local.domains else settings.hostname}"
+    return f"postmaster@{local.domains[0]}" if local.domains else "postmaster"
 
 
 async def data(server: MtaServer, command: c.Data) -> Reply:
