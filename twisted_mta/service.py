@@ -101,7 +101,7 @@ class MtaService(MultiService):
             too_few = limits.raise_descriptors(settings)
             if too_few is not None:
                 self._log.warn("{problem}", problem=str(too_few))
-            privileges.make_folder(settings.state_dir, account)
+            privileges.make_state(settings.state_dir, account)
             if any(listener.tls != "none" for listener in settings.listen.values()):
                 self._pair = _bytes(certificates.load_pair(settings, self._hostname, account))
             log_file = "" if settings.log.file == "-" else settings.log.file

@@ -21,6 +21,7 @@ from twisted_mta.runtime.privileges import (
     give,
     make_folder,
     make_log,
+    make_state,
 )
 
 DROP = """
@@ -96,6 +97,10 @@ class Folders(SynchronousTestCase):
         folder = Path(self.mktemp()) / "state"
         make_folder(str(folder), account)
         self.assertEqual((folder.stat().st_uid, folder.stat().st_gid), (entry.pw_uid, entry.pw_gid))
+
+    def test_a_state_that_cannot_be_made(self) -> None:
+        error = self.assertRaises(PrivilegeError, make_state, "/dev/null/state")
+        self.assertIn('state_dir: "/dev/null/state" cannot be made: ', str(error))
 
     def test_links_are_not_followed(self) -> None:
         nobody()

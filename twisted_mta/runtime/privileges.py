@@ -103,6 +103,16 @@ def make_folder(path: str, account: Account | None = None, mode: int = 0o700) ->
     give(folder, account)
 
 
+def make_state(path: str, account: Account | None = None) -> None:
+    """Makes the state folder where there is none.  Raises :class:`PrivilegeError`."""
+    try:
+        make_folder(path, account)
+    except OSError as error:
+        raise PrivilegeError(
+            f'state_dir: "{path}" cannot be made: {error.strerror}; make it for the service\'s user, or name another'
+        ) from error
+
+
 def make_log(path: str, account: Account | None = None, mode: int = 0o640) -> None:
     """Makes the event log's file where there is none, for ``account`` to write into when it is no longer root.
 
