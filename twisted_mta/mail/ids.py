@@ -8,6 +8,7 @@ alphabet, which keeps the order of the bytes and has no letters that look like d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -46,6 +47,7 @@ def decode_id(text: str) -> int:
         raise ValueError(f"a message id has letters and digits but i, l, o, u: {text!r}") from None
 
 
+@functools.lru_cache(4096)  # asked several times for each message on its way in and out
 def id_key(text: str) -> bytes:
     """The 10 bytes of an id, for use as a key: they sort as the text does.  Raises ValueError."""
     return decode_id(text).to_bytes(ID_BYTES, "big")
