@@ -30,7 +30,7 @@ from .admin.statusfile import AlreadyRunning, ListenerStatus, Status, StatusFile
 from .config.settings import Settings
 from .mail.events import Service as ServiceEvent
 from .mail.status import MailError
-from .runtime import certificates, limits, names, privileges, sockets
+from .runtime import certificates, limits, names, privileges, sockets, tuning
 from .runtime.pidfile import PidFile
 from .runtime.sdnotify import Notifier, Systemd, watchdog_seconds
 from .runtime.signals import Signals
@@ -163,6 +163,7 @@ class MtaService(MultiService):
 
     async def _run(self, server: Serving | Pool) -> None:
         self._event("start", f"twisted-mta {version()}, process {os.getpid()}, state in {self.settings.state_dir}")
+        tuning.settle()
         await server.start([(name, one) for name, _, _, one in self._bound if name])
         for name, _, _, one in self._bound:
             if not name:

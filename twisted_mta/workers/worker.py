@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from ..mail.envelope import Lane
-from ..runtime import sockets
+from ..runtime import sockets, tuning
 from ..runtime.signals import Signals
 from . import commands as c
 from .hashing import Division, Mine
@@ -72,6 +72,7 @@ class Worker(amp.AMP):
             self._count(order.counts)
             for kind, tally in parts.tallies.items():
                 tally.changed = lambda key, kind=kind: self._tell_count(kind, key)
+            tuning.settle()
             await serving.start(bound)
         finally:
             for _, one in bound:
