@@ -92,8 +92,8 @@ def _settled(group: Group) -> tuple[float, int]:
     return last
 
 
-def measure(targets: list[Target], runs: int, messages: int) -> Figures:
-    """All workloads of all targets, interleaved."""
+def measure(targets: list[Target], runs: int, messages: int, words: str = "") -> Figures:
+    """All workloads of all targets, or those whose name has ``words`` in it, interleaved."""
     workloads = {
         "accept, sessions reused": lambda target: accept_only(target, messages, reuse=True),
         "accept, a session each": lambda target: accept_only(target, messages, reuse=False),
@@ -104,6 +104,8 @@ def measure(targets: list[Target], runs: int, messages: int) -> Figures:
     figures: Figures = {}
     for run in range(runs):
         for name, workload in workloads.items():
+            if words not in name:
+                continue
             for target in targets[run % len(targets) :] + targets[: run % len(targets)]:
                 result = workload(target)
                 said = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
@@ -147,7 +149,10 @@ def main() -> None:
     )
     parser.add_argument("--no-write", action="store_true", help=f"do not touch {PAGE.relative_to(ROOT)}")
     parser.add_argument("--only", default="", help="one target alone, by its name in the table")
+    parser.add_argument("--workload", default="", help='only workloads with these words, as "accept"; writes no file')
     arguments = parser.parse_args()
+    if arguments.workload:
+        arguments.no_write = True
     if arguments.quick:
         arguments.runs, arguments.messages, arguments.no_write = 1, 1000, True
     for program in (SMTP_SOURCE, SMTP_SINK):
@@ -173,7 +178,7 @@ def main() -> None:
                 targets.append(target)
         floor = disk_floor(base)
         say(f"{floor:.0f} synced writes a second, one after the other, on {kind}")
-        figures = measure(targets, arguments.runs, arguments.messages)
+        figures = measure(targets, arguments.runs, arguments.messages, arguments.workload)
         facts = {
             "Machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
             "Disk": f"{kind}, {floor:.0f} writes of 4 KiB a second, each synced before the next",
