@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.delivery.fakes import CONTENT, OK, REFUSED, UNKNOWN, Harness
 from twisted_mta.delivery import active, lanes, scheduler
-from twisted_mta.delivery.pace import PAUSE
+from twisted_mta.delivery.pace import PAUSE, Pace
 from twisted_mta.mail.events import Deferred, Delivered
 
 
@@ -146,6 +146,20 @@ class Bursts(Harness):
             self.send(f"x@example{number}.org")
             self.send(f"y@example{number}.org")
             self.clock.advance(0.001)
+
+    def test_the_pace_is_kept(self) -> None:
+        asked: list[int] = []
+
+        class Slow(Pace):
+            def allowance(self, most: int, waiting: int, now: float) -> int:
+                asked.append(waiting)
+                return 1
+
+        self.scheduler._pace = Slow()
+        self.burst(20)
+        self.turns()
+        self.assertEqual(len(self.agent.jobs), 40)
+        self.assertGreaterEqual(len(asked), 40)
 
     def test_all_go_out_once_it_pauses(self) -> None:
         self.burst(40)
