@@ -33,16 +33,17 @@ class PeerFailed(AssertionError):
     """A peer did not start, did not become ready, or ended too early; the words hold the end of its log."""
 
 
-def require(package: str, path: str = "") -> str:
+def require(package: str, path: str = "", how: str = "") -> str:
     """The path of a peer's program.
 
-    Where it is missing the test is skipped with the name of the Debian package, or fails if MTA_REQUIRE_PEERS is set.
+    Where it is missing the test is skipped with the name of the Debian package, or with ``how`` to get it, or fails if
+    MTA_REQUIRE_PEERS is set.
     """
     program = path or package
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin")
     if found:
         return found
-    words = f"{program} is not installed: apt-get install {package}"
+    words = f"{program} is not installed: {how or f'apt-get install {package}'}"
     if os.environ.get("MTA_REQUIRE_PEERS", "") not in {"", "0"}:
         raise PeerFailed(words)
     raise unittest.SkipTest(words)
