@@ -146,7 +146,7 @@ class AuthTests(SynchronousTestCase):
             ("!!!", b"501 5.5.2"),
             ("AAAA", b"501 5.5.2"),
             ("x" * 12300, b"500 5.5.6"),
-            ("NOOP\n", b"500 5.5.2"),
+            ("NOOP\n", b"501 5.5.2"),
         ):
             self.client.say("AUTH PLAIN")
             self.assertEqual(self.client.say(response)[:9], said, response[:10])

@@ -80,6 +80,7 @@ class GreetingTests(SynchronousTestCase):
                 b"250-DSN",
                 b"250-CHUNKING",
                 b"250-SMTPUTF8",
+                b"250-HELP",
                 b"250 LIMITS RCPTMAX=1000",
                 b"",
             ],
@@ -90,6 +91,9 @@ class GreetingTests(SynchronousTestCase):
         world = World(stages=[Says("connect", Reply(554, "5.7.1", "Not you"))])
         client = world.session()
         self.assertEqual(client.read(), b"554 5.7.1 Not you\r\n")
+        self.assertFalse(client.transport.disconnecting)
+        self.assertEqual(codes(client.say("EHLO far.example")), [503])
+        self.assertEqual(codes(client.say("QUIT")), [221])
         self.assertTrue(client.transport.disconnecting)
         self.assertEqual(world.of(Rejected)[0].stage, "connect")
         client.server.connectionLost(GONE)

@@ -125,4 +125,4 @@ class SmugglingTests(SynchronousTestCase):
             client = world.session()
             client.read()
             said = client.say(b"EHLO far.example" + newline + b"MAIL FROM:<boss@isp.example>", "NOOP")
-            self.assertEqual(codes(said), [500, 250])
+            self.assertEqual(codes(said), [501, 250])

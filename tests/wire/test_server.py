@@ -85,9 +85,20 @@ class GreetingTests(SynchronousTestCase):
         self.assertEqual(connection.next_event(), c.Hello("early.example", True))
 
     def test_refused(self) -> None:
+        """RFC 5321 §3.1: nothing is served any more, and the client is waited for until it says QUIT."""
+        connection = ServerConnection(1000, tls="offered", auth="offered")
+        connection.answer(Reply(554, "5.7.1", "Not you"))
+        lines = b"".join(LINES.get(verb, verb.encode()) + b"\r\n" for verb in ORDER.split()[1:13])
+        codes = [reply.code for reply in refusals(converse(connection, lines + b"BDAT 7 LAST\r\nQUIT\r\n\r"))]
+        self.assertEqual(codes, [503] * 13)
+        self.assertEqual(converse(connection, b"QUIT\r\n")[-1], c.Quit())
+        self.assertEqual(connection.state, "closed")
+
+    def test_refused_for_now(self) -> None:
+        """421 closes (RFC 5321 §3.8)."""
         connection = ServerConnection(1000)
         connection.receive(b"EHLO early.example\r\n")
-        connection.answer(Reply(554, "5.7.1", "Not you"))
+        connection.answer(Reply(421, "4.3.2", "Not now"))
         self.assertEqual(connection.state, "closed")
         self.assertIsNone(connection.next_event())
 
@@ -233,7 +244,6 @@ class LineTests(SynchronousTestCase):
             b"do_QUIT",
             b"__class__",
             b"NOOPX",
-            b"\x00",
             b"\xff\xfe",
             b"SEND FROM:<a@b.c>",
         ):
@@ -253,12 +263,13 @@ class LineTests(SynchronousTestCase):
             b"MAIL FROM:<a@b.c>\nRCPT\r\n",
         ):
             self.assertEqual(self.refusal(line), server.BARE_IN_COMMAND, line)
+        self.assertEqual(server.BARE_IN_COMMAND.code, 501)
         self.assertIsNone(self.one(b"NOOP\n"))
         self.assertIsNone(self.one(b"NOOP\r"))
 
     def test_not_ascii(self) -> None:
         self.assertEqual(self.refusal("MAIL FROM:<änn@isp.example>\r\n".encode()).enhanced, "5.6.7")
-        self.assertEqual(self.refusal("EHLO ä\r\n".encode()).code, 500)
+        self.assertEqual(self.refusal("EHLO ä\r\n".encode()).code, 501)
 
     def test_longest_lines(self) -> None:
         """512 octets with CRLF (RFC 5321 §4.5.3.1.4), more for MAIL and AUTH; one more is refused, not a stall."""
@@ -336,7 +347,7 @@ class Utf8Tests(SynchronousTestCase):
         events = converse(
             greeted(), b"EHLO x\r\nVRFY \xc3\xb6\r\nMAIL FROM:<a@b.example> SMTPUTF8\r\nNOOP \xc3\xb6\r\n"
         )
-        self.assertEqual([it.code for it in refusals(events)], [500, 500])
+        self.assertEqual([it.code for it in refusals(events)], [501, 501])
 
 
 class TlsTests(SynchronousTestCase):

@@ -215,7 +215,7 @@ class MtaServer(ESMTP):
         elif not self._busy:
             if not self._reading and not self._throttled:
                 self._read(True)
-            if self.factory.sessions.draining and wire.state in ("fresh", "greeted"):
+            if self.factory.sessions.draining and wire.state in ("refused", "fresh", "greeted"):
                 self._finish(transaction.STOPPING, "shutdown")
 
     def ask(self, coroutine: Coroutine[Any, Any, Reply]) -> None:
@@ -265,7 +265,7 @@ class MtaServer(ESMTP):
             self.deadline = self.factory.clock.seconds() + smtp.timeout
         if reply.code >= 400 and peer.errors > FREE_ERRORS and peer.stranger and peer.account is None:
             self._tarpit()
-        if self.wire.state == "closed" and not self._reason:
+        if self.wire.state in ("refused", "closed") and not self._reason:
             self._reason = "refused"
 
     def _tarpit(self) -> None:
@@ -335,7 +335,7 @@ class MtaServer(ESMTP):
 
     def drain(self) -> None:
         """Say goodbye, unless a message is under way: then :meth:`_turn` does when it is through."""
-        if not self._busy and self.wire.state in ("fresh", "greeted", "auth"):
+        if not self._busy and self.wire.state in ("refused", "fresh", "greeted", "auth"):
             self._finish(transaction.STOPPING, "shutdown")
 
     @property
@@ -373,6 +373,7 @@ class MtaServer(ESMTP):
             b"DSN": None,
             b"CHUNKING": None,
             b"SMTPUTF8": None,
+            b"HELP": None,  # RFC 5321 §4.1.1.1: every command that §4.5.1 does not ask for
             b"LIMITS": [b"RCPTMAX=%d" % self.factory.settings.smtp.recipients],
         }
         if self.wire.tls == "offered":
@@ -408,7 +409,7 @@ class MtaServer(ESMTP):
         self.transport.startTLS(self.factory.tls)
 
     def _quit(self, _: c.Command) -> None:
-        self._reason = "quit"
+        self._reason = self._reason or "quit"
         self.reply(QUIT)
 
     def _reset(self, _: c.Command) -> None:

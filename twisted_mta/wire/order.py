@@ -10,10 +10,23 @@ from typing import Literal
 from ..mail.status import Reply
 
 State = Literal[
-    "connect", "fresh", "greeted", "mail", "rcpt", "content", "chunk", "chunks", "spoilt", "auth", "tls", "closed"
+    "connect",
+    "refused",
+    "fresh",
+    "greeted",
+    "mail",
+    "rcpt",
+    "content",
+    "chunk",
+    "chunks",
+    "spoilt",
+    "auth",
+    "tls",
+    "closed",
 ]
-"""``chunk``: octets of a BDAT are awaited; ``chunks``: the next BDAT is; ``spoilt``: one was refused, and nothing but
-RSET, or the last one, makes way for another message."""
+"""``refused``: the greeting was a refusal, and nothing but QUIT is served (RFC 5321 §3.1).  ``chunk``: octets of a BDAT
+are awaited; ``chunks``: the next BDAT is; ``spoilt``: one was refused, and nothing but RSET, or the last one, makes way
+for another message."""
 TlsState = Literal["none", "offered", "up"]
 AuthState = Literal["none", "needs-tls", "offered", "done"]
 
@@ -24,8 +37,9 @@ _NO_RECIPIENTS = Reply(554, "5.5.1", "There are no valid recipients")
 _IN_CHUNKS = Reply(503, "5.5.1", "The message has begun with BDAT, and goes on with BDAT")
 _SPOILT = Reply(503, "5.5.1", "A chunk of this message was refused: send RSET")
 
-_ANYTIME: dict[State, Reply] = {}
+_ANYTIME: dict[State, Reply] = {"refused": Reply(503, "5.5.1", "The greeting refused you: say QUIT")}
 _BUSY: dict[State, Reply] = {
+    **_ANYTIME,
     "mail": _IN_TRANSACTION,
     "rcpt": _IN_TRANSACTION,
     "chunks": _IN_TRANSACTION,
@@ -35,18 +49,19 @@ ORDER: dict[str, dict[State, Reply]] = {
     "HELO": _ANYTIME,
     "EHLO": _ANYTIME,
     "MAIL": {"fresh": _HELLO_FIRST, **_BUSY},
-    "RCPT": {"fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "chunks": _IN_CHUNKS, "spoilt": _SPOILT},
+    "RCPT": {**_ANYTIME, "fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "chunks": _IN_CHUNKS, "spoilt": _SPOILT},
     "DATA": {
+        **_ANYTIME,
         "fresh": _HELLO_FIRST,
         "greeted": _NO_MAIL,
         "mail": _NO_RECIPIENTS,
         "chunks": _IN_CHUNKS,
         "spoilt": _SPOILT,
     },
-    "BDAT": {"fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "mail": _NO_RECIPIENTS, "spoilt": _SPOILT},
+    "BDAT": {**_ANYTIME, "fresh": _HELLO_FIRST, "greeted": _NO_MAIL, "mail": _NO_RECIPIENTS, "spoilt": _SPOILT},
     "RSET": _ANYTIME,
     "NOOP": _ANYTIME,
-    "QUIT": _ANYTIME,
+    "QUIT": {},
     "VRFY": _ANYTIME,
     "EXPN": _ANYTIME,
     "HELP": _ANYTIME,

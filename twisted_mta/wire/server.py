@@ -26,8 +26,8 @@ MAX_JUNK = 1 << 16
 
 TOO_LONG_LINE = Reply(500, "5.5.2", "The line is too long")
 JUNK = Reply(421, "4.7.0", "The line does not end: closing")
-BARE_IN_COMMAND = Reply(500, "5.5.2", "A command ends with CRLF and has no other CR, LF or NUL")
-NOT_ASCII = Reply(500, "5.5.2", "A command is written in ASCII")
+BARE_IN_COMMAND = Reply(501, "5.5.2", "A command ends with CRLF and has no other CR, LF or NUL")
+NOT_ASCII = Reply(501, "5.5.2", "A command is written in ASCII")
 NOT_ASCII_ADDRESS = Reply(553, "5.6.7", "Addresses beyond ASCII need SMTPUTF8 with MAIL")
 NOT_UTF8 = Reply(553, "5.6.7", "Addresses beyond ASCII are written in UTF-8")
 UNKNOWN = Reply(500, "5.5.1", "This command is not known")
@@ -142,7 +142,7 @@ class ServerConnection:
         return event
 
     def answer(self, reply: Reply) -> bytes:
-        """Answer the command last given; the octets to send.  421 closes, as 221 to QUIT and any refusal of Connect.
+        """Answer the command last given; the octets to send.  421 closes, as 221 to QUIT.
 
         Raises :class:`ProtocolError` when no command is waiting.
         """
@@ -188,7 +188,7 @@ class ServerConnection:
             self._content = None
             self.state = "spoilt"
         elif kind is c.Connect:
-            self.close()
+            self.state = "refused"
         elif self.state == "auth":
             self.state = "greeted"
         if self._drain > 2 * self.limit + SLACK:  # as with DATA: too much to wait for its end
@@ -312,7 +312,7 @@ class ServerConnection:
             refusal = too_large(self.limit)
         if refusal is None:
             return command
-        if self.state in ("fresh", "greeted"):
+        if self.state in ("refused", "fresh", "greeted"):
             self._drain = command.size
         else:
             self._refuse_chunk(command)
