@@ -23,6 +23,7 @@ from twisted_mta.mail.events import AnyEvent, Done, HistoryEvent
 from twisted_mta.mail.ids import IdMaker
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import CHUNK, Claim, NewDelivery, NewMessage, Settlement, StoreUnavailable
+from twisted_mta.queue.rules import never_busy
 from twisted_mta.report.reporter import Reporter
 
 NOW = 1_800_000_000.0
@@ -87,7 +88,18 @@ class FakeStore:
     def next_due(self) -> float | None:
         return min((it.next_attempt for it in self.queue.values() if it.state == "queued"), default=None)
 
-    def claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred:
+    def reclaim(self) -> Deferred:
+        self.calls["reclaim"] += 1
+        return succeed(0)
+
+    def claim(
+        self,
+        lane: Lane,
+        now: float,
+        limit: int,
+        rearm: Callable[[Delivery], float],
+        busy: Callable[[Delivery], float | None] = never_busy,
+    ) -> Deferred:
         self.calls["claim"] += 1
         if self.broken is not None:
             return fail(self.broken)
@@ -95,6 +107,10 @@ class FakeStore:
         due.sort(key=lambda d: (d.next_attempt, d.id))
         claims = []
         for it in due[:limit]:
+            later = busy(it)
+            if later is not None:
+                self.queue[it.id, it.destination] = msgspec.structs.replace(it, next_attempt=later)
+                continue
             begun = msgspec.structs.replace(it, attempts=it.attempts + 1, last_attempt=now)
             armed = msgspec.structs.replace(begun, next_attempt=rearm(begun))
             self.queue[it.id, it.destination] = armed

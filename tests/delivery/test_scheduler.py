@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import msgspec
@@ -13,6 +14,7 @@ from twisted.internet.defer import Deferred as Pending
 from tests.delivery.fakes import BUSY, CONTENT, NOW, OK, UNKNOWN, Harness, unavailable
 from twisted_mta.config.settings import Settings
 from twisted_mta.delivery.interfaces import Job, Result
+from twisted_mta.mail.envelope import Lane
 from twisted_mta.mail.events import Bounced, Deferred, Delayed, Delivered, Done, Reported, Routed
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import CHUNK
@@ -393,6 +395,23 @@ class Rerouting(Harness):
         self.run_for(4)
         self.assertEqual(sorted(it.recipient for it in self.of(Delivered)), ["ann@isp.example", "carl@example.org"])
         self.assertEqual(self.store.queue, {})
+
+    def test_who_stays_is_not_held_up_by_a_claim_beside_the_settlement(self) -> None:
+        """The claim is applied when the new rows are there, and before the end of the old attempt is heard of."""
+        self.directory.mailboxes.add("kim@isp.example")
+        self.store_only("kim@isp.example", "ann@isp.example")
+        self.directory.aliases["kim@isp.example"] = ("dora@example.org",)
+        self.store.delay = 0.5
+        settle = self.store.settle
+
+        def claim_beside(settlements: Any) -> Any:
+            settled = settle(settlements)
+            self.scheduler._claims.notice([Lane("maildir:isp.example", "c1")])
+            return settled
+
+        self.store.settle = claim_beside  # type: ignore[method-assign]
+        self.run_for(10)
+        self.assertEqual({event.recipient for event in self.of(Delivered)}, {"ann@isp.example", "dora@example.org"})
 
     def test_a_mailbox_disappears(self) -> None:
         self.directory.mailboxes.add("kim@isp.example")

@@ -292,7 +292,7 @@ class Contract:
         self.assertEqual((one.message.id, one.content), (first, b"first"))
         self.assertEqual((one.delivery.attempts, one.delivery.last_attempt), (1, NOON))
         self.assertEqual(one.delivery.next_attempt, NOON + 300)
-        self.assertEqual(self.store.deliveries(first), [one.delivery])
+        self.assertEqual([replace(it, owner=0) for it in self.store.deliveries(first)], [one.delivery])
         self.assertEqual(asked, [(first, 1, NOON)])
         (two,) = await self.store.claim(LANE, NOON, 10, rearm)
         self.assertEqual(two.message.id, second)
@@ -301,6 +301,30 @@ class Contract:
         self.assertEqual(self.store.due(NOON, 10), [Lane("smtp:other", CUSTOMER)])
         again = await self.store.claim(LANE, NOON + 300, 10, lambda it: NOON + 900)
         self.assertEqual(sorted(it.delivery.attempts for it in again), [1, 2, 2])
+
+    async def test_what_is_in_memory_already_is_not_taken(self) -> None:
+        ids = [await send(self.store) for _ in range(3)]
+        first, second, third = await claim(self.store)
+        later = {ids[0]: NOON + 100, ids[1]: None, ids[2]: None}
+        again = await self.store.claim(LANE, NOON + 60, 10, lambda it: NOON + 200, lambda it: later[it.id])
+        self.assertEqual([it.message.id for it in again], ids[1:])
+        (there,) = self.store.deliveries(ids[0])
+        self.assertEqual((there.attempts, there.next_attempt, there.last_attempt), (1, NOON + 100, NOON))
+        await self.store.settle([settlement(it.delivery) for it in (first, second, third)])
+        self.assertEqual(self.store.stats().messages, 0)
+
+    async def test_who_has_it_in_memory_is_on_record_until_the_end(self) -> None:
+        mid = await send(self.store, armed=True, at=NOON + 60)
+        (fresh,) = self.store.deliveries(mid)
+        self.assertNotEqual(fresh.owner, 0)
+        (it,) = await claim(self.store, now=NOON + 60)
+        self.assertEqual(it.delivery.owner, 0)
+        self.assertEqual([one.owner for one in self.store.deliveries(mid)], [fresh.owner])
+        await self.store.settle([settlement(it.delivery, it.delivery)])
+        self.assertEqual([one.owner for one in self.store.deliveries(mid)], [0])
+        waiting = await send(self.store)
+        self.assertEqual([one.owner for one in self.store.deliveries(waiting)], [0])
+        self.assertEqual(await self.store.reclaim(), 0)
 
     # Settling
 
@@ -375,11 +399,22 @@ class Contract:
         await self.store.settle([settlement(a.delivery, moved)])
         (joined,) = self.store.deliveries(mid)
         self.assertCountEqual(joined.recipients, recipients("a@x", "b@x"))
-        self.assertEqual(joined.next_attempt, NOON + 5)
+        self.assertEqual(joined.next_attempt, NOON + 60)  # it is under way
         # The attempt for b, begun before, must take only b's recipients with it.
+        self.clock.advance(7)
         await self.store.settle([settlement(b.delivery)])
         (rest,) = self.store.deliveries(mid)
         self.assertEqual(rest.recipients, recipients("a@x"))
+        self.assertEqual((rest.next_attempt, rest.owner), (NOON + 7, 0))
+
+    async def test_a_route_that_leads_to_where_others_wait_for_later(self) -> None:
+        mid = await send(self.store, delivery("smtp:a", "a@x"), delivery("smtp:b", "b@x"))
+        (a,) = await claim(self.store, Lane("smtp:a", CUSTOMER))
+        (b,) = await claim(self.store, Lane("smtp:b", CUSTOMER))
+        await self.store.settle([settlement(b.delivery, replace(b.delivery, next_attempt=NOON + 900))])
+        await self.store.settle([settlement(a.delivery, replace(a.delivery, destination="smtp:b", next_attempt=NOON))])
+        (joined,) = self.store.deliveries(mid)
+        self.assertEqual((len(joined.recipients), joined.next_attempt), (2, NOON))
 
     async def test_reports_exist_exactly_if_the_settlement_does(self) -> None:
         mid = await send(self.store)

@@ -65,6 +65,7 @@ def new(
     mid: str,
     *deliveries: NewDelivery,
     at: float = NOON,
+    armed: bool = False,
     limits: Limits | None = None,
     story: Sequence[HistoryEvent] = (),
     lane_customer: str = CUSTOMER,
@@ -79,6 +80,7 @@ def new(
         charge=charge(limits, count) if limits is not None else None,
         story=tuple(story),
         lane_customer=lane_customer,
+        armed=armed,
     )
 
 

@@ -636,7 +636,8 @@ class OwnersTest(SynchronousTestCase):
         one.enter(7)
         self.assertTrue(one.alive(7))
         self.assertTrue(other.alive(7))
-        other.clean()
+        with other.dead() as dead:
+            self.assertEqual(dead, frozenset())
         self.assertTrue(other.alive(7))
         one.leave()
         self.assertFalse(other.alive(7))
@@ -648,9 +649,16 @@ class OwnersTest(SynchronousTestCase):
         (directory / "notes").touch()
         owners = Owners(directory)
         self.assertFalse(owners.alive(12))
-        owners.clean()
+        with self.assertRaises(KeyError), owners.dead() as dead:
+            self.assertEqual(dead, {12})
+            raise KeyError
+        with owners.dead() as dead:
+            self.assertEqual(dead, {12})
+            with Owners(directory).dead() as others:
+                self.assertEqual(others, frozenset(), "one of them sees to it")
         self.assertEqual([path.name for path in directory.iterdir()], ["notes"])
-        Owners(directory / "nowhere").clean()
+        with Owners(directory / "nowhere").dead() as dead:
+            self.assertEqual(dead, frozenset())
 
 
 class DiskTest(LmdbCase):

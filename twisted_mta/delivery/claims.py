@@ -28,6 +28,9 @@ CLAIMS = 100
 HELD = 600.0
 """Seconds for which a delivery that is due in the store, but in memory already, is armed again."""
 
+SETTLING = 1.0
+"""The same for one whose attempt has ended: what is due of it is due then, the end was only not heard of yet."""
+
 
 class Claims:
     """Knows which lanes are due, and claims from them as their destinations have room.
@@ -145,32 +148,30 @@ class Claims:
         self._active.claimed += count
         self.outstanding += 1
         entries = self._active.entries
-        here: set[tuple[str, str]] = set()
+
+        def busy(delivery: Delivery) -> float | None:
+            entry = entries.get((delivery.id, delivery.destination))
+            if entry is None:
+                return None
+            return now + (SETTLING if entry.concluded else HELD)
 
         def rearm(delivery: Delivery) -> float:
-            key = (delivery.id, delivery.destination)
-            if key in entries:  # in memory for long, under way or waiting: it must not be taken twice
-                here.add(key)
-                return now + HELD
             return self.retry.armed(delivery.attempts, now)  # the store has counted this attempt in
 
         try:
-            claimed = self._store.claim(lane.key, now, count, rearm)
+            claimed = self._store.claim(lane.key, now, count, rearm, busy)
         except Exception:
             self._refused(Failure(), lane, count)  # type: ignore[no-untyped-call]
             return
-        claimed.addCallback(self._got, lane, count, here)
+        claimed.addCallback(self._got, lane, count)
         claimed.addErrback(self._refused, lane, count)
 
-    def _got(self, claims: list[Claim], lane: WaitingLane, count: int, here: set[tuple[str, str]]) -> None:
+    def _got(self, claims: list[Claim], lane: WaitingLane, count: int) -> None:
         active = self._active
         room = active.memory
         taken = 0
         for claim in claims:
             delivery = claim.delivery
-            key = (delivery.id, delivery.destination)
-            if key in here or key in active.entries:
-                continue
             content = claim.content
             octets = len(content) if content is not None else 0
             if active.octets + octets > room:

@@ -159,6 +159,7 @@ class Conclusions:
                 last_reply=str(last.reply),
                 last_status=last.reply.status,
                 last_host=last.host,
+                deaths=0,
             )
             others = []
             for other in remaining:

@@ -40,9 +40,21 @@ class Entry:
 
     ``content`` is the whole content where that is kept in memory; ``octets`` is what it counts for.  ``generation`` is
     the store's ``changes()`` for which it is known to be still wanted.  ``started`` is when its attempt began, or 0.
+    ``concluded``: what came of it is on its way to the store.
     """
 
-    __slots__ = ("content", "delivery", "fresh", "generation", "lane", "message", "octets", "started", "task")
+    __slots__ = (
+        "concluded",
+        "content",
+        "delivery",
+        "fresh",
+        "generation",
+        "lane",
+        "message",
+        "octets",
+        "started",
+        "task",
+    )
 
     def __init__(
         self,
@@ -62,6 +74,7 @@ class Entry:
         self.fresh = fresh
         self.generation = generation
         self.started = 0.0
+        self.concluded = False
         self.task: Deferred[Any] | None = None
 
 

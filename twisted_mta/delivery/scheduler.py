@@ -41,6 +41,9 @@ from .shares import Shares, Tell
 TICK = 1.0
 """Seconds between two looks at what is due and at what operators did."""
 
+RECLAIM = 2
+"""Ticks between two looks for processes that have died."""
+
 STARTS = 200
 """Attempts of one agent begun in one turn of the reactor."""
 
@@ -89,6 +92,7 @@ class Scheduler:
         self.shares = Shares(self._claims, tell)
         self._pace = Pace()
         self._generation = 0
+        self._ticks = 0
         self._under_way: set[Entry] = set()
         self._running = False
         self._run_call: IDelayedCall | None = None
@@ -195,10 +199,18 @@ class Scheduler:
                     destination.probe_at = min(destination.probe_at, now)
             self.active.sweep()
             if not self._settler.stuck:
+                if self._ticks % RECLAIM == 0:
+                    self._store.reclaim().addErrback(self._not_reclaimed)
+                self._ticks += 1
                 self._claims.poll(now)
         except Exception:
             self._log.failure("looking for what is due failed")
         self._wake()
+
+    def _not_reclaimed(self, failure: Failure) -> None:
+        """It is armed, and the next look finds it again."""
+        if not isinstance(failure.value, MailError):
+            self._log.failure("taking over what a process that died had in memory failed", failure)
 
     def _wake(self) -> None:
         """Have the turns taken in the next turn of the reactor, once, if there may be something to begin."""
@@ -226,7 +238,8 @@ class Scheduler:
                     break
                 entry, attempt = taken
                 if entry.generation != self._generation and not self._wanted(entry):
-                    self._drop(entry)
+                    self._back(entry, now)  # on hold it stays so, removed it stays away
+                    entry.lane.destination.unpark()
                 elif not self.shares.ours(entry.delivery.destination):  # it has gone over to another process
                     self._back(entry, now)
                     entry.lane.destination.unpark()
@@ -245,10 +258,6 @@ class Scheduler:
             if delivery.destination == entry.delivery.destination:
                 return delivery.state == "queued"
         return False
-
-    def _drop(self, entry: Entry) -> None:
-        self.active.forget(entry)
-        entry.lane.destination.unpark()
 
     # One attempt.
 

@@ -104,6 +104,7 @@ def judge(
         last_status=last.reply.status,
         last_host=last.host,
         warned=delivery.warned or warn,
+        deaths=0,
     )
     late = tuple(_failure(result, now) for result in deferred) if warn else ()
     return Verdict(remaining, tuple(events), tuple(failed), warn, late, *told)

@@ -63,6 +63,7 @@ class Settler:
     def add(self, ended: Ended) -> None:
         """Have a settlement written with the others of this turn."""
         self.pending += 1
+        ended.entry.concluded = True
         self._fresh.append(ended)
         if self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush)

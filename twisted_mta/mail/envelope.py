@@ -70,7 +70,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     ``destination`` is ``agent:nexthop``: "smtp:example.org" (by MX), "smtp:[relay.example]:587" (a smarthost),
     "maildir:isp.example".  With ``customer`` it names the lane in which the delivery waits its turn.  ``attempts``
     counts attempts begun.  ``warned``: the sender has had a "delayed" report.  ``next_attempt`` is already armed for
-    the attempt after the present one.
+    the attempt after the present one.  ``owner`` is the incarnation of the process that has it in memory, to be
+    attempted or under way, 0 where none has; ``deaths`` counts the processes that died with it since its last attempt.
     """
 
     id: str
@@ -85,6 +86,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     last_status: str = ""
     last_host: str = ""
     warned: bool = False
+    owner: int = 0
+    deaths: int = 0
 
     @property
     def lane(self) -> Lane:

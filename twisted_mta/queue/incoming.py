@@ -116,7 +116,7 @@ class Incoming:
         else:
             content = [held[at : at + CHUNK] for at in range(0, len(held), CHUNK)]
         try:
-            operation = Accept(new, self.size, self._first, content, self._first > 0)
+            operation = Accept(new, self.size, self._first, content, self._first > 0, self._owner)
         except Exception:
             return fail()
         return self._writer.submit(operation)

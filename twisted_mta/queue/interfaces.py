@@ -90,6 +90,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     charge: Charge | None = None
     story: tuple[HistoryEvent, ...] = ()
     lane_customer: str = ""
+    armed: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -208,12 +209,26 @@ class IMessageStore(Interface):
     def next_due() -> float | None:
         """When the next delivery is due, None when nothing is queued (held deliveries do not count)."""
 
-    def claim(lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred[list[Claim]]:
+    def claim(
+        lane: Lane,
+        now: float,
+        limit: int,
+        rearm: Callable[[Delivery], float],
+        busy: Callable[[Delivery], float | None] = ...,
+    ) -> Deferred[list[Claim]]:
         """Take up to ``limit`` due deliveries of a lane to attempt now.
 
-        In one commit each gets ``attempts + 1``, ``last_attempt = now`` and ``next_attempt = rearm(delivery)``, so
-        that a crash in the attempt never makes a hot loop.  Fires when that is committed.
+        In one commit each gets ``attempts + 1``, ``last_attempt = now``, ``next_attempt = rearm(delivery)``, so that a
+        crash in the attempt never makes a hot loop, and this process as its owner.  One for which ``busy`` gives a time
+        is in memory here already: it is not taken, and comes up again then.  Nor is one that another process, which
+        lives, has taken and not settled: a claim outlasts the attempt, however long that is.  Fires when all that is
+        committed.
         """
+
+    def reclaim() -> Deferred[int]:
+        """Make due at once what processes that have died had in memory: mail they had accepted and not attempted, or
+        were attempting.  What several have died with waits as long as they had armed it for.  Fires with how many
+        deliveries it was.  To be called at start and now and then; costs next to nothing where nobody has died."""
 
     def settle(settlements: Sequence[Settlement]) -> Deferred[None]:
         """Write how attempts ended, all in one commit; a message without deliveries leaves the queue with its

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec, TypeVar
 
 import lmdb
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,7 +17,7 @@ from zope.interface import implementer
 
 from ..config.settings import Queue
 from ..mail.envelope import Delivery, Lane, Message
-from ..mail.events import EventSink, HistoryEvent, no_events
+from ..mail.events import EventSink, HistoryEvent, Service, no_events
 from ..mail.ids import IdMaker, id_key, time_floor
 from .environment import Disk, Environment
 from .incoming import Incoming
@@ -31,12 +32,18 @@ from .interfaces import (
     Settlement,
     Usage,
 )
-from .operations import Act, Enter, Expire, Orphan, Settle, Sweep, TakeDue, Tell
+from .operations import Act, Enter, Expire, Orphan, Reclaim, Settle, Sweep, TakeDue, Tell
 from .owners import Owners
 from .reading import Reader
-from .rules import ACTIONS, disk_full, stopping
+from .rules import ACTIONS, disk_full, never_busy, stopping
 from .verify import Mend, Verifier
 from .writer import IWriter, ThreadWriter
+
+RECLAIMED = 500
+"""Deliveries that are taken from the dead in one operation."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @implementer(IMessageStore)
@@ -65,6 +72,7 @@ class LmdbStore:
         self._environment: Environment | None = None
         self._ids: IdMaker | None = None
         self._owner = 0
+        self._reclaiming = False
         self._told: dict[Tell, list[HistoryEvent]] = {}
         self._stopping = True
 
@@ -87,7 +95,6 @@ class LmdbStore:
         try:
             self._owner = await self._writer.submit(Enter())
             self._owners.enter(self._owner)
-            self._owners.clean()
             self._ids = IdMaker(self._owner, self._clock.seconds)
             for key in await self._writer.submit(Orphan(self._owners.alive)):
                 while await self._writer.submit(Sweep(key)):
@@ -152,9 +159,40 @@ class LmdbStore:
         """When the next delivery is due."""
         return self._reader.next_due()
 
-    def claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred[list[Claim]]:
+    def claim(
+        self,
+        lane: Lane,
+        now: float,
+        limit: int,
+        rearm: Callable[[Delivery], float],
+        busy: Callable[[Delivery], float | None] = never_busy,
+    ) -> Deferred[list[Claim]]:
         """Take what is due in a lane.  ``rearm`` is given the delivery with the attempt counted in."""
-        return self._writer.submit(TakeDue(lane, now, limit, rearm))
+        return self._writer.submit(TakeDue(lane, now, limit, rearm, busy, self._owner, self._owners.alive))
+
+    def reclaim(self) -> Deferred[int]:
+        """Make due what the dead had in memory.  Every process may ask: one of them does it."""
+        return Deferred.fromCoroutine(self._reclaim())
+
+    async def _reclaim(self) -> int:
+        if self._environment is None or self._reclaiming:
+            return 0
+        count = 0
+        self._reclaiming = True
+        try:
+            with self._owners.dead() as dead:
+                before: bytes | None = b"" if dead else None
+                while before is not None:
+                    found, before = await self._in_thread(self._reader.owned, dead, before)
+                    for at in range(0, len(found), RECLAIMED):
+                        now = self._clock.seconds()
+                        count += await self._writer.submit(Reclaim(found[at : at + RECLAIMED], dead, now))
+        finally:
+            self._reclaiming = False
+        if count:
+            detail = f"{count} deliveries in the memory of {len(dead)} processes that died are due at once"
+            self._events(Service(time=self._clock.seconds(), what="reclaim", detail=detail))
+        return count
 
     def settle(self, settlements: Sequence[Settlement]) -> Deferred[None]:
         """Write how attempts ended."""
@@ -166,16 +204,21 @@ class LmdbStore:
 
     def read(self, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
         """One chunk of content."""
-        if self._environment is None:
-            return fail(stopping())
-        return self._writer.read(self._reader.chunk, id, chunk).addErrback(self._read_again, id, chunk)
+        return self._in_thread(self._reader.chunk, id, chunk)
 
-    def _read_again(self, failure: Failure, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
-        failure.trap(lmdb.MapResizedError)  # type: ignore[no-untyped-call]
+    def _in_thread(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """Read something in a thread, again where another process has grown the map."""
         if self._environment is None:
             return fail(stopping())
-        self._environment.adopt()
-        return self._writer.read(self._reader.chunk, id, chunk)
+
+        def again(failure: Failure) -> Deferred[_T]:
+            failure.trap(lmdb.MapResizedError)  # type: ignore[no-untyped-call]
+            if self._environment is None:
+                return fail(stopping())
+            self._environment.adopt()
+            return self._writer.read(function, *args, **kwargs)
+
+        return self._writer.read(function, *args, **kwargs).addErrback(again)
 
     # Looking
 

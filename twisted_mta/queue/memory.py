@@ -32,9 +32,12 @@ from .interfaces import (
 from .operations import operator_event
 from .quota import Counters
 from .records import destination_key
-from .rules import ACTIONS, acted, chunks, deliveries_of, joined, matches, remaining, split_after, stopping
+from .rules import ACTIONS, acted, chunks, deliveries_of, joined, matches, never_busy, remaining, split_after, stopping
 
 replace = msgspec.structs.replace
+
+OWNER = 1
+"""The one process there is."""
 
 
 @implementer(IIncoming)
@@ -77,7 +80,7 @@ class MemoryStore:
         self._clock = clock
         self._settings = settings if settings is not None else Queue()
         self._events = events
-        self._ids = IdMaker(1, clock.seconds)
+        self._ids = IdMaker(OWNER, clock.seconds)
         self._running = False
         self._changes = 0
         self._messages: dict[str, Message] = {}
@@ -143,7 +146,7 @@ class MemoryStore:
         self._content[message.id] = content
         if message.customer:
             self._counted(message.customer).queue(1, message.size)
-        for delivery in deliveries_of(new):
+        for delivery in deliveries_of(new, OWNER):
             self._deliveries[message.id, delivery.destination] = delivery
         self._leave(message.id)
 
@@ -176,18 +179,36 @@ class MemoryStore:
         """When the next delivery is due."""
         return min((delivery.next_attempt for delivery in self._queued()), default=None)
 
-    def claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> Deferred[list[Claim]]:
+    def claim(
+        self,
+        lane: Lane,
+        now: float,
+        limit: int,
+        rearm: Callable[[Delivery], float],
+        busy: Callable[[Delivery], float | None] = never_busy,
+    ) -> Deferred[list[Claim]]:
         """Take what is due in a lane.  ``rearm`` is given the delivery with the attempt counted in."""
-        return execute(self._claim, lane, now, limit, rearm)
+        return execute(self._claim, lane, now, limit, rearm, busy)
 
-    def _claim(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> list[Claim]:
+    def _claim(
+        self,
+        lane: Lane,
+        now: float,
+        limit: int,
+        rearm: Callable[[Delivery], float],
+        busy: Callable[[Delivery], float | None],
+    ) -> list[Claim]:
         self._check_running()
         due = [delivery for delivery in self._queued() if delivery.lane == lane and delivery.next_attempt <= now]
         claims = []
         for delivery in sorted(due, key=lambda delivery: (delivery.next_attempt, delivery.id))[:limit]:
-            begun = replace(delivery, attempts=delivery.attempts + 1, last_attempt=now)
+            later = busy(delivery)
+            if later is not None:
+                self._deliveries[delivery.id, delivery.destination] = replace(delivery, next_attempt=later)
+                continue
+            begun = replace(delivery, attempts=delivery.attempts + 1, last_attempt=now, owner=0)
             begun = replace(begun, next_attempt=rearm(begun))
-            self._deliveries[begun.id, begun.destination] = begun
+            self._deliveries[begun.id, begun.destination] = replace(begun, owner=OWNER)
             message = self._messages[begun.id]
             claims.append(Claim(message, begun, self._content[begun.id] if message.size <= CHUNK else None))
         return claims
@@ -206,11 +227,15 @@ class MemoryStore:
                 continue
             for new, content in settlement.reports:
                 self._store(new, content)
-            for delivery in remaining(there, settlement):
+            for delivery in remaining(there, settlement, self._clock.seconds()):
                 key = (delivery.id, delivery.destination)
                 present = self._deliveries.get(key)
                 self._deliveries[key] = delivery if present is None else joined(present, delivery)
             self._leave(claimed.id)
+
+    def reclaim(self) -> Deferred[int]:
+        """Whoever dies takes the queue along."""
+        return succeed(0)
 
     def read(self, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
         """One chunk of content."""

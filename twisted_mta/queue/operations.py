@@ -7,13 +7,13 @@ map was full or a neighbour failed: it keeps no state of its own between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
 
-from ..mail.envelope import Delivery, Lane
+from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent, Operator
 from ..mail.ids import id_key
 from .batch import Batch
@@ -29,12 +29,18 @@ from .records import (
     safe_id_key,
     time_key,
 )
-from .rules import acted, chunks, deliveries_of, joined, remaining
+from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining
 
 replace = msgspec.structs.replace
 
 SWEEP_CHUNKS = 64
 """Chunks that one operation removes: 4 MiB."""
+
+ELSEWHERE = 60.0
+"""Seconds after which is looked again at what is due, but in the memory of another process that lives."""
+
+LONGEST = 6 * 3600.0
+"""Seconds after which another process is not believed any more that its attempt is under way."""
 
 
 class Operation:
@@ -74,7 +80,15 @@ class Accept(Operation):
         "weight",
     )
 
-    def __init__(self, new: NewMessage, size: int, first: int, content: Sequence[bytes], spooled: bool = False) -> None:
+    def __init__(
+        self,
+        new: NewMessage,
+        size: int,
+        first: int,
+        content: Sequence[bytes],
+        spooled: bool = False,
+        owner: int = 0,
+    ) -> None:
         super().__init__()
         self._message = message = replace(new.message, size=size, chunks=chunks(size))
         self._charge = replace(new.charge, bytes=size) if new.charge is not None else None
@@ -83,7 +97,7 @@ class Accept(Operation):
         self._first = first
         self._chunks = content
         self._spooled = spooled
-        self._deliveries = [(delivery, encode(delivery)) for delivery in deliveries_of(new)]
+        self._deliveries = [(delivery, encode(delivery)) for delivery in deliveries_of(new, owner)]
         self._stories = _story_rows(new.story)
         self.weight = sum(map(len, content)) + len(self._row)
 
@@ -184,16 +198,29 @@ class Sweep(Operation):
 
 
 class TakeDue(Operation):
-    """Claim what is due in a lane."""
+    """Claim what is due in a lane, as ``owner``; ``alive`` says which other owners live."""
 
-    __slots__ = ("_lane", "_limit", "_now", "_rearm")
+    __slots__ = ("_alive", "_busy", "_lane", "_limit", "_now", "_owner", "_owners", "_rearm")
 
-    def __init__(self, lane: Lane, now: float, limit: int, rearm: Callable[[Delivery], float]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        now: float,
+        limit: int,
+        rearm: Callable[[Delivery], float],
+        busy: Callable[[Delivery], float | None],
+        owner: int,
+        alive: Callable[[int], bool],
+    ) -> None:
         super().__init__()
         self._lane = lane
         self._now = now
         self._limit = limit
         self._rearm = rearm
+        self._busy = busy
+        self._owner = owner
+        self._alive = alive
+        self._owners: dict[int, bool] = {0: False, owner: False}
 
     def apply(self, batch: Batch) -> Iterator[list[Claim]]:
         lane = self._lane
@@ -208,9 +235,13 @@ class TakeDue(Operation):
                 # A defect left this behind.  It must not hold up the lane; `verify` tells of the rest.
                 self._forget(batch, key, mid, until)
                 continue
-            begun = replace(delivery, attempts=delivery.attempts + 1, last_attempt=self._now)
+            later = self._later(delivery, message)
+            if later is not None:
+                batch.replace(mid, delivery, replace(delivery, next_attempt=later))
+                continue
+            begun = replace(delivery, attempts=delivery.attempts + 1, last_attempt=self._now, owner=0)
             begun = replace(begun, next_attempt=self._rearm(begun))
-            batch.replace(mid, delivery, begun)
+            batch.replace(mid, delivery, replace(begun, owner=self._owner))
             content: bytes | None = None
             if message.chunks <= 1:
                 content = txn.get(chunk_key(mid, 0), db=tables.content) if message.chunks else b""
@@ -218,6 +249,16 @@ class TakeDue(Operation):
             yield claims
         if not claims:
             yield claims
+
+    def _later(self, delivery: Delivery, message: Message) -> float | None:
+        """When to look again at what is in somebody's memory."""
+        owners, owner = self._owners, delivery.owner
+        elsewhere = owners.get(owner)
+        if elsewhere is None:
+            elsewhere = owners[owner] = self._alive(owner)
+        if elsewhere and self._now - max(delivery.last_attempt, message.arrived) < LONGEST:
+            return self._now + ELSEWHERE
+        return self._busy(delivery)
 
     def _forget(self, batch: Batch, lane: bytes, mid: bytes, until: bytes) -> None:
         with batch.txn.cursor(batch.tables.due) as cursor:
@@ -267,7 +308,7 @@ class Settle(Operation):
             return
         for report in reports:
             report.store(batch)
-        stay = remaining(there, settlement)
+        stay = remaining(there, settlement, batch.now)
         if len(stay) == 1 and stay[0].destination == there.destination:
             batch.replace(mid, there, stay[0])
             return
@@ -347,6 +388,28 @@ def operator_event(delivery: Delivery, action: str, who: str, now: float) -> Ope
     """What goes on record of an operator's action."""
     recipients = tuple([recipient.address for recipient in delivery.recipients])
     return Operator(time=now, id=delivery.id, action=action, who=who, recipients=recipients)
+
+
+class Reclaim(Operation):
+    """Take these (id, destination) from owners that have died.  The result: how many they had."""
+
+    __slots__ = ("_dead", "_deliveries", "_now")
+
+    def __init__(self, deliveries: Sequence[tuple[str, str]], dead: Container[int], now: float) -> None:
+        super().__init__()
+        self._deliveries = tuple(deliveries)
+        self._dead = dead
+        self._now = now
+
+    def apply(self, batch: Batch) -> Iterator[int]:
+        count = 0
+        for name, destination in self._deliveries:
+            mid = id_key(name)
+            delivery = batch.delivery(mid, destination)
+            if delivery is not None and delivery.owner in self._dead:
+                count += 1
+                batch.replace(mid, delivery, orphaned(delivery, self._now))
+            yield count
 
 
 class Tell(Operation):

@@ -1,7 +1,7 @@
 """Which processes that use the store are alive.
 
 Each has a number, its incarnation, and holds a lock on a file of that name as long as it lives: the kernel lets go of
-it however the process ends.
+it however the process ends.  Who asks takes a shared lock for an instant, so that any number may ask at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -43,7 +44,7 @@ class Owners:
 
     def alive(self, incarnation: int) -> bool:
         """Whether the process of that number lives."""
-        return self._alive(self._directory / str(incarnation), remove=False)
+        return self._alive(self._directory / str(incarnation))
 
     def others(self) -> bool:
         """Whether a process that entered and did not leave lives, beside this one."""
@@ -54,14 +55,40 @@ class Owners:
             )
         return False
 
-    def clean(self) -> None:
-        """Remove the files of the dead."""
-        with contextlib.suppress(FileNotFoundError):
-            for path in self._directory.iterdir():
-                if path.name.isdigit():
-                    self._alive(path, remove=True)
+    @contextlib.contextmanager
+    def dead(self) -> Iterator[frozenset[int]]:
+        """The processes that have died, for whoever comes first to see to what they left.
 
-    def _alive(self, path: Path, remove: bool) -> bool:
+        Their files are removed when the block is left without an exception; until then others take them for alive.
+        """
+        found: dict[Path, int] = {}
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                for path in self._directory.iterdir():
+                    if path.name.isdigit() and (self._own is None or path != self._own[0]):
+                        descriptor = self._take(path)
+                        if descriptor is not None:
+                            found[path] = descriptor
+            yield frozenset(int(path.name) for path in found)
+            for path in found:
+                path.unlink(missing_ok=True)
+        finally:
+            for descriptor in found.values():
+                os.close(descriptor)
+
+    def _take(self, path: Path) -> int | None:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _alive(self, path: Path) -> bool:
         if self._own is not None and self._own[0] == path:
             return True
         try:
@@ -69,9 +96,7 @@ class Owners:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if remove:
-                path.unlink(missing_ok=True)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:

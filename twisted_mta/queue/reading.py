@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
@@ -31,6 +31,7 @@ from .records import (
     decode_totals,
     delivery_key,
     destination_key,
+    encode,
     key_time,
     lane_key,
     safe_id_key,
@@ -50,6 +51,9 @@ PASSED = 20_000
 
 KNOWN_LANES = 100_000
 """Of how many lanes is remembered that they are another worker's."""
+
+OWNED = 5000
+"""How many deliveries are looked through in one look for those of the dead."""
 
 ID_DELAY = 3600.0
 """Seconds by which a message's id may be younger than its arrival."""
@@ -149,6 +153,27 @@ class Reader:
         if chunk is None:
             raise KeyError(mid)
         return chunk
+
+    def owned(self, owners: Collection[int], before: bytes) -> tuple[list[tuple[str, str]], bytes | None]:
+        """Which deliveries (id, destination) these processes have in memory, from the newest to the oldest.
+
+        Looks through :data:`OWNED` of them in a thread; the second value is where to go on, None at the end.
+        """
+        found: list[tuple[str, str]] = []
+        needles = [encode(owner) for owner in owners]
+        key = b""
+        with self._environment.read_in_thread() as txn, txn.cursor(self._tables.delivery) as cursor:
+            there = cursor.set_range(before) and cursor.prev() if before else cursor.last()
+            if not there:
+                return found, None
+            for passed, (key, raw) in enumerate(cursor.iterprev()):
+                if passed >= OWNED:
+                    return found, key + b"\0"
+                if any(needle in raw for needle in needles):  # most rows are seen to be others' without being decoded
+                    delivery = decode_delivery(raw)
+                    if delivery.owner in owners:
+                        found.append((delivery.id, delivery.destination))
+        return found, None
 
     def message(self, mid: str) -> Message | None:
         """A message."""

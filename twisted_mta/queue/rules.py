@@ -15,6 +15,9 @@ replace = msgspec.structs.replace
 
 ACTIONS = ("retry", "hold", "release", "remove")
 
+DEATHS = 3
+"""How many processes may die with a delivery in memory before it waits as long as it is armed for."""
+
 
 def unavailable(
     enhanced: str = "4.3.0", text: str = "The mail queue can't be written now; try again later"
@@ -33,14 +36,19 @@ def stopping() -> StoreUnavailable:
     return StoreUnavailable(Reply(421, "4.3.2", "The service is stopping; try again in a few minutes"))
 
 
+def never_busy(delivery: Delivery) -> None:
+    """Says of every delivery that it is not in memory."""
+
+
 def chunks(size: int) -> int:
     """How many chunks so many octets are."""
     return -(-size // CHUNK)
 
 
-def deliveries_of(new: NewMessage) -> list[Delivery]:
-    """The deliveries that a new message begins with."""
+def deliveries_of(new: NewMessage, owner: int = 0) -> list[Delivery]:
+    """The deliveries that a new message begins with; ``owner`` has those that are armed in its memory."""
     message = new.message
+    owner = owner if new.armed else 0
     return [
         Delivery(
             id=message.id,
@@ -48,6 +56,7 @@ def deliveries_of(new: NewMessage) -> list[Delivery]:
             customer=new.lane_customer,
             recipients=part.recipients,
             next_attempt=new.next_attempt,
+            owner=owner,
         )
         for part in _merged(new)
     ]
@@ -72,29 +81,32 @@ def _union(one: tuple[Recipient, ...], other: tuple[Recipient, ...]) -> tuple[Re
 
 
 def joined(there: Delivery, coming: Delivery) -> Delivery:
-    """Two deliveries of one message to one destination as one: it keeps its history and is due at the earlier time."""
+    """Two deliveries of one message to one destination as one: it keeps its history and is due at the earlier time.
+
+    One that is in a process' memory is not due earlier for that: what comes is due when the attempt has ended.
+    """
     return replace(
         there,
         recipients=_union(there.recipients, coming.recipients),
-        next_attempt=min(there.next_attempt, coming.next_attempt),
+        next_attempt=there.next_attempt if there.owner else min(there.next_attempt, coming.next_attempt),
     )
 
 
-def left_over(there: Delivery, claimed: Delivery) -> Delivery | None:
+def left_over(there: Delivery, claimed: Delivery, now: float) -> Delivery | None:
     """What of a delivery was not part of the attempt: recipients that another route brought here meanwhile."""
     if there.recipients == claimed.recipients:
         return None
     tried = set(claimed.recipients)
     rest = tuple([recipient for recipient in there.recipients if recipient not in tried])
-    return replace(there, recipients=rest) if rest else None
+    return replace(there, recipients=rest, next_attempt=now, owner=0, deaths=0) if rest else None
 
 
-def remaining(there: Delivery, settlement: Settlement) -> list[Delivery]:
+def remaining(there: Delivery, settlement: Settlement, now: float) -> list[Delivery]:
     """The deliveries to be put in place of ``there``, at most one for each destination.
 
     A hold that an operator put on it during the attempt outlasts the attempt.
     """
-    rest = left_over(there, settlement.delivery)
+    rest = left_over(there, settlement.delivery, now)
     if rest is None and len(settlement.remaining) <= 1 and there.state == "queued":
         return list(settlement.remaining)
     result: dict[str, Delivery] = {} if rest is None else {rest.destination: rest}
@@ -103,6 +115,13 @@ def remaining(there: Delivery, settlement: Settlement) -> list[Delivery]:
         present = result.get(coming.destination)
         result[coming.destination] = coming if present is None else joined(present, coming)
     return list(result.values())
+
+
+def orphaned(delivery: Delivery, now: float) -> Delivery:
+    """A delivery whose owner has died: due at once, unless it may be what they die of."""
+    deaths = delivery.deaths + 1
+    when = delivery.next_attempt if deaths > DEATHS else min(delivery.next_attempt, now)
+    return replace(delivery, owner=0, deaths=deaths, next_attempt=when)
 
 
 def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:

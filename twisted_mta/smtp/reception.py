@@ -323,6 +323,7 @@ class Inbound:
             charge=charge,
             story=(accepted, routed),
             lane_customer=lane_customer,
+            armed=armed is not None,
         )
         self._over = True  # from here on it is the store's
         pieces, self._pieces = self._pieces, None

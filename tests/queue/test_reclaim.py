@@ -1,0 +1,175 @@
+"""What a process that died had in memory is due again at once; what one that lives has is nobody else's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.queue.samples import DESTINATION, LANE, NOON, SETTINGS, Sink, claim, clock, delivery, send, settlement
+from twisted_mta.mail.events import Service
+from twisted_mta.queue import reading
+from twisted_mta.queue.interfaces import QueueFilter
+from twisted_mta.queue.lmdb_store import LmdbStore
+from twisted_mta.queue.operations import ELSEWHERE, LONGEST
+from twisted_mta.queue.rules import DEATHS
+from twisted_mta.queue.writer import InlineWriter
+
+LATER = NOON + 3600
+
+
+class ReclaimCase(SynchronousTestCase):
+    """``self.store`` and others on the same path."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.clock = clock()
+        self.sink = Sink()
+        self.store = self.open()
+
+    def open(self) -> LmdbStore:
+        store = LmdbStore(self.path, self.clock, SETTINGS, InlineWriter(), self.sink)
+        self.successResultOf(store.start())
+        return store
+
+    def wait(self, coroutine: Any) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def live(self, store: LmdbStore) -> int:
+        """A process opens an environment once: this one is open no more, and its process lives.  Gives its lock."""
+        with mock.patch.object(store._owners, "leave"):
+            self.successResultOf(store.stop())
+        assert store._owners._own is not None
+        return store._owners._own[1]
+
+    def die(self, store: LmdbStore) -> None:
+        """As the kernel does it: the lock is gone, all else is as it was."""
+        os.close(self.live(store))
+
+
+class DeadTests(ReclaimCase):
+    """SIGKILL."""
+
+    def test_what_was_accepted_and_never_attempted(self) -> None:
+        mid = self.wait(send(self.store, armed=True, at=NOON + 60))
+        later = self.wait(send(self.store, at=LATER))  # nobody had this in memory: somebody wants it to be late
+        self.die(self.store)
+        other = self.open()
+        self.assertEqual(other.due(NOON, 10), [])
+        self.assertEqual(self.successResultOf(other.reclaim()), 1)
+        self.assertEqual(other.due(NOON, 10), [LANE])
+        (it,) = self.wait(claim(other))
+        self.assertEqual((it.message.id, it.delivery.attempts), (mid, 1))
+        self.assertEqual([one.next_attempt for one in other.deliveries(later)], [LATER])
+        self.assertEqual(self.successResultOf(other.reclaim()), 0)
+        self.assertEqual([event.what for event in self.sink.named(Service)], ["reclaim"])
+        self.assertEqual(self.successResultOf(other.verify(False)), [])
+        self.successResultOf(other.stop())
+
+    def test_what_was_claimed(self) -> None:
+        self.wait(send(self.store))
+        self.successResultOf(self.store.claim(LANE, NOON, 10, lambda it: LATER))
+        lock = self.live(self.store)
+        other = self.open()
+        self.assertEqual(self.successResultOf(other.reclaim()), 0)
+        os.close(lock)
+        self.assertEqual(self.successResultOf(other.reclaim()), 1)
+        (it,) = self.wait(claim(other))
+        self.assertEqual((it.delivery.attempts, it.delivery.deaths), (2, 1))
+        self.successResultOf(other.stop())
+
+    def test_what_was_settled_is_nobodys(self) -> None:
+        self.wait(send(self.store))
+        (it,) = self.wait(claim(self.store))
+        self.successResultOf(self.store.settle([settlement(it.delivery, it.delivery)]))
+        self.die(self.store)
+        other = self.open()
+        self.assertEqual(self.successResultOf(other.reclaim()), 0)
+        self.successResultOf(other.stop())
+
+    def test_what_several_died_of_waits(self) -> None:
+        mid = self.wait(send(self.store, armed=True, at=NOON + 60))
+        store = self.store
+        for death in range(1, DEATHS + 2):
+            self.die(store)
+            store = self.open()
+            self.assertEqual(self.successResultOf(store.reclaim()), 1)
+            (it,) = store.deliveries(mid)
+            self.assertEqual((it.deaths, it.owner), (death, 0))
+            self.assertEqual(it.next_attempt, NOON if death <= DEATHS else LATER)
+            self.successResultOf(store.claim(LANE, NOON, 10, lambda it: LATER))
+        self.successResultOf(store.stop())
+
+    def test_what_an_operator_holds_stays_on_hold(self) -> None:
+        mid = self.wait(send(self.store, armed=True, at=NOON + 60))
+        self.successResultOf(self.store.act("hold", [(mid, DESTINATION)], "root", NOON))
+        self.die(self.store)
+        other = self.open()
+        self.successResultOf(other.reclaim())
+        self.assertEqual([(it.state, it.owner) for it in other.deliveries(mid)], [("held", 0)])
+        self.assertEqual(other.due(LATER, 10), [])
+        self.assertEqual(self.successResultOf(other.verify(False)), [])
+        self.successResultOf(other.stop())
+
+    def test_a_long_queue_is_looked_through_in_pieces(self) -> None:
+        with mock.patch.object(reading, "OWNED", 7):
+            parts = [delivery(f"smtp:d{number}.example") for number in range(3)]
+            for number in range(40):
+                self.wait(send(self.store, *parts, armed=number % 3 == 0, at=NOON + 60))
+            self.die(self.store)
+            other = self.open()
+            self.assertEqual(self.successResultOf(other.reclaim()), 14 * 3)
+            self.assertEqual({it.owner for _, it in other.page(QueueFilter(), limit=1000)}, {0})
+            self.successResultOf(other.stop())
+
+    def test_who_is_interrupted_is_followed_by_another(self) -> None:
+        self.wait(send(self.store, armed=True, at=NOON + 60))
+        self.die(self.store)
+        other = self.open()
+        with mock.patch.object(reading.Reader, "owned", side_effect=KeyError):
+            self.failureResultOf(other.reclaim(), KeyError)
+        self.assertEqual(self.successResultOf(other.reclaim()), 1)
+        self.successResultOf(other.stop())
+
+
+class AliveTests(ReclaimCase):
+    """Several processes that live."""
+
+    def test_a_claim_outlasts_the_attempt(self) -> None:
+        mid = self.wait(send(self.store))
+        (it,) = self.wait(claim(self.store))
+        lock = self.live(self.store)
+        self.addCleanup(os.close, lock)
+        other = self.open()
+        self.clock.advance(60)  # the attempt takes longer than it is armed for
+        self.assertEqual(self.wait(claim(other, now=NOON + 60)), [])
+        (there,) = other.deliveries(mid)
+        self.assertEqual((there.attempts, there.next_attempt), (1, NOON + 60 + ELSEWHERE))
+        self.successResultOf(other.settle([settlement(it.delivery)]))
+        self.assertIsNone(other.message(mid))
+        self.successResultOf(other.stop())
+
+    def test_an_operators_retry_takes_nothing_from_another(self) -> None:
+        mid = self.wait(send(self.store))
+        self.wait(claim(self.store))
+        lock = self.live(self.store)
+        other = self.open()
+        self.successResultOf(other.act("retry", [(mid, DESTINATION)], "root", NOON + 1))
+        self.assertEqual(self.wait(claim(other, now=NOON + 1)), [])
+        os.close(lock)
+        self.assertEqual(len(self.wait(claim(other, now=NOON + 70))), 1, "who had it has ended")
+        self.successResultOf(other.stop())
+
+    def test_nobody_has_it_for_ever(self) -> None:
+        self.wait(send(self.store))
+        self.wait(claim(self.store))
+        lock = self.live(self.store)
+        self.addCleanup(os.close, lock)
+        other = self.open()
+        self.clock.advance(LONGEST)
+        self.assertEqual(len(self.wait(claim(other, now=NOON + LONGEST))), 1)
+        self.successResultOf(other.stop())
