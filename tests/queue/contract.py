@@ -29,7 +29,7 @@ from tests.queue.samples import (
     send,
     settlement,
 )
-from twisted_mta.mail.envelope import Lane
+from twisted_mta.mail.envelope import Handling, Lane
 from twisted_mta.mail.events import Done, Operator, Routed
 from twisted_mta.queue.interfaces import (
     CHUNK,
@@ -265,6 +265,22 @@ class Contract:
         self.assertEqual(self.store.due(NOON, 2, odd), [Lane(f"smtp:d{n}", CUSTOMER) for n in (1, 3)])
         self.assertEqual(self.store.due(NOON - 8, 9, odd), [Lane("smtp:d1", CUSTOMER)])
 
+    async def test_each_priority_has_a_lane(self) -> None:
+        low = await send(self.store, at=NOON - 9, handling=Handling(priority=-4))
+        usual = await send(self.store, at=NOON - 5)
+        high = await send(self.store, at=NOON - 1, handling=Handling(priority=4))
+        lanes = [Lane(DESTINATION, CUSTOMER, -4), LANE, Lane(DESTINATION, CUSTOMER, 4)]
+        self.assertEqual(self.store.due(NOON, 10), lanes)
+        for lane, mid in zip(lanes, (low, usual, high), strict=True):
+            (it,) = await claim(self.store, lane)
+            self.assertEqual((it.message.id, it.delivery.priority, it.message.priority), (mid, *[lane.priority] * 2))
+            await self.store.settle([settlement(it.delivery, replace(it.delivery, next_attempt=NOON + 9))])
+        self.assertEqual(self.store.due(NOON, 10), [])
+        self.assertEqual(set(self.store.due(NOON + 9, 10)), set(lanes))
+        match = QueueFilter(destination=DESTINATION, customer=CUSTOMER)
+        self.assertEqual([message.id for message, _ in self.store.page(match)], [low, usual, high])
+        self.assertEqual(self.store.stats().destinations, 1)
+
     async def test_what_is_due_next_is_due_then(self) -> None:
         random = Random(3)
         for _ in range(30):
@@ -477,6 +493,20 @@ class Contract:
         mid = await send(self.store, at=NOON + 9999)
         self.assertEqual(await self.store.act("retry", [(mid, DESTINATION)], "root", NOON), 1)
         self.assertEqual(self.store.due(NOON, 10), [LANE])
+
+    async def test_an_operator_releases_what_its_sender_put_off(self) -> None:
+        later = NOON + 9999
+        mid = await send(self.store, at=later, handling=Handling(release=later, request="for;9999"))
+        self.assertEqual(self.store.deliveries(mid)[0].release, later)
+        await self.store.act("hold", [(mid, DESTINATION)], "root", NOON)
+        await self.store.act("release", [(mid, DESTINATION)], "root", NOON + 1)
+        self.assertEqual(self.store.next_due(), later, "the end of a hold is not the end of the sender's wish")
+        await self.store.act("retry", [(mid, DESTINATION)], "root", NOON + 2)
+        self.assertEqual(self.store.next_due(), NOON + 2)
+        self.assertIsNone(self.store.deliveries(mid)[0].release)
+        await self.store.act("hold", [(mid, DESTINATION)], "root", NOON + 3)
+        await self.store.act("release", [(mid, DESTINATION)], "root", NOON + 4)
+        self.assertEqual(self.store.next_due(), NOON + 4)
 
     async def test_remove(self) -> None:
         mid = await send(self.store, delivery("smtp:a"), delivery("smtp:b"), content=b"x" * 40 * CHUNK)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from twisted.python.failure import Failure
 
 from tests.queue.samples import NOON, SETTINGS, Sink, clock, delivered, delivery, new, report
-from twisted_mta.mail.envelope import Delivery, Lane
+from twisted_mta.mail.envelope import Delivery, Handling, Lane
 from twisted_mta.mail.events import Done
 from twisted_mta.queue.interfaces import CHUNK, Claim, Limits, QueueFilter, QuotaExceeded, Settlement
 from twisted_mta.queue.lmdb_store import LmdbStore
@@ -52,6 +52,7 @@ class Model(RuleBasedStateMachine):
         self.expected: dict[tuple[str, str], tuple[frozenset[str], float | None, str]] = {}
         self.content: dict[str, bytes] = {}
         self.customer: dict[str, str] = {}
+        self.priority: dict[str, int] = {}
         self.charged: list[tuple[float, str, int]] = []
         self.claims: list[Claim] = []
         self.ids: list[str] = []
@@ -87,9 +88,17 @@ class Model(RuleBasedStateMachine):
         size=st.sampled_from([0, 10, CHUNK, 2 * CHUNK + 1, 20 * CHUNK]),
         wait=st.sampled_from([-10.0, 0.0, 60.0, 5000.0]),
         limited=st.booleans(),
+        priority=st.sampled_from([0, 0, -4, 4]),
     )
     def accept(
-        self, to: dict[str, set[str]], customer: str, lane_customer: str, size: int, wait: float, limited: bool
+        self,
+        to: dict[str, set[str]],
+        customer: str,
+        lane_customer: str,
+        size: int,
+        wait: float,
+        limited: bool,
+        priority: int,
     ) -> None:
         incoming = self.store.incoming()
         body = bytes([len(self.ids) % 256]) * size
@@ -102,6 +111,7 @@ class Model(RuleBasedStateMachine):
             customer=customer,
             lane_customer=lane_customer,
             arrived=self.now,
+            handling=Handling(priority=priority) if priority else None,
         )
         count = message.message.recipients
         if limits is not None:
@@ -126,6 +136,7 @@ class Model(RuleBasedStateMachine):
         self.ids.append(incoming.id)
         self.content[incoming.id] = body
         self.customer[incoming.id] = customer
+        self.priority[incoming.id] = priority
         for name, addresses in to.items():
             self.expected[incoming.id, name] = (frozenset(addresses), self.now + wait, lane_customer)
 
@@ -137,16 +148,12 @@ class Model(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4), again=st.sampled_from([60.0, 600.0]))
     def claim(self, limit: int, again: float) -> None:
-        due = sorted(
-            {
-                Lane(name, lane): min(
-                    at for (_, n), (_, at, c) in self.expected.items() if (n, c) == (name, lane) and at is not None
-                )
-                for (_, name), (_, when, lane) in self.expected.items()
-                if when is not None and when <= self.now
-            }.items(),
-            key=lambda item: item[1],
-        )
+        firsts: dict[Lane, float] = {}
+        for (mid, name), (_, when, customer) in self.expected.items():
+            if when is not None and when <= self.now:
+                lane = Lane(name, customer, self.priority.get(mid, 0))
+                firsts[lane] = min(when, firsts.get(lane, when))
+        due = sorted(firsts.items(), key=lambda item: item[1])
         lanes = self.store.due(self.now, 100)
         assert {lane for lane, _ in due} == set(lanes)
         times = dict(due)
@@ -155,7 +162,7 @@ class Model(RuleBasedStateMachine):
             waiting = sorted(
                 (when, mid)
                 for (mid, name), (_, when, customer) in self.expected.items()
-                if Lane(name, customer) == lane and when is not None and when <= self.now
+                if Lane(name, customer, self.priority.get(mid, 0)) == lane and when is not None and when <= self.now
             )
             claims: list[Claim] = fired(self.store.claim(lane, self.now, limit, lambda _: self.now + again))
             assert [it.message.id for it in claims] == [mid for _, mid in waiting[:limit]]

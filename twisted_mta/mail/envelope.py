@@ -15,6 +15,10 @@ Body = Literal["7BIT", "8BITMIME"]
 State = Literal["queued", "held"]
 Occasion = Literal["SUCCESS", "FAILURE", "DELAY"]
 Return = Literal["", "FULL", "HDRS"]
+ByMode = Literal["", "N", "R"]
+
+PRIORITIES = range(-9, 10)
+"""The priorities of RFC 6710 §3, the highest last."""
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True):
@@ -33,6 +37,22 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True):
         return occasion in self.notify if self.notify else occasion != "SUCCESS"
 
 
+class Handling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a sender asks of the queue beyond delivery, kept only where it asks anything.
+
+    ``release``: not to be delivered before (RFC 4865), 0.0 for at once; ``request`` is that wish as reports repeat it,
+    "for;3600".  ``deliver_by``: the time of RFC 2852, 0.0 for none; after it a message of mode "R" is returned and the
+    sender of one of mode "N" is told; ``trace``: each relay is told of.  ``priority``: RFC 6710's, from -9 to 9.
+    """
+
+    release: float = 0.0
+    request: str = ""
+    deliver_by: float = 0.0
+    by_mode: ByMode = ""
+    trace: bool = False
+    priority: int = 0
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """One accepted message without its content: the envelope and the facts of its reception.
 
@@ -40,7 +60,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     submission (the world on port 25).  ``protocol`` is the ``with`` keyword of RFC 3848.  ``expires`` is when a
     deferred recipient is given up.  ``kind`` is "dsn" for reports of our own: a report about a report is never sent.
     ``ret`` and ``envid`` are the RET and ENVID of RFC 3461 (the latter in xtext, as given), "" where not given.
-    ``utf8``: the header section has UTF-8, and came with SMTPUTF8 (RFC 6531).
+    ``utf8``: the header section has UTF-8, and came with SMTPUTF8 (RFC 6531).  ``handling``: None is the usual one.
     """
 
     id: str
@@ -62,6 +82,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     ret: Return = ""
     envid: str = ""
     utf8: bool = False
+    handling: Handling | None = None
+
+    @property
+    def priority(self) -> int:
+        """RFC 6710's, from -9 to 9; 0 is the usual one."""
+        return 0 if self.handling is None else self.handling.priority
+
+    def age(self, now: float) -> float:
+        """Seconds since it may be delivered: since its arrival, or its release where the sender has put that off."""
+        release = 0.0 if self.handling is None else self.handling.release
+        return now - (release if self.arrived < release <= now else self.arrived)
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
@@ -72,6 +103,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     counts attempts begun.  ``warned``: the sender has had a "delayed" report.  ``next_attempt`` is already armed for
     the attempt after the present one.  ``owner`` is the incarnation of the process that has it in memory, to be
     attempted or under way, 0 where none has; ``deaths`` counts the processes that died with it since its last attempt.
+    the attempt after the present one.  ``priority`` is the message's.  ``release``: not to be tried before, None where
+    it was never put off, or not any more.  ``overdue``: the sender has been told that RFC 2852's time is over.
     """
 
     id: str
@@ -88,15 +121,18 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     warned: bool = False
     owner: int = 0
     deaths: int = 0
+    priority: int = 0
+    release: float | None = None
+    overdue: bool = False
 
     @property
     def lane(self) -> Lane:
         """The lane this delivery waits in."""
-        return Lane(self.destination, self.customer)
+        return Lane(self.destination, self.customer, self.priority)
 
 
 class Lane(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """What waits for one destination on behalf of one customer.
+    """What waits for one destination on behalf of one customer, with one priority.
 
     Lanes are what the scheduler takes turns between: neither a slow destination nor a customer with a million
     messages for a quick one holds up another's mail.
@@ -104,3 +140,4 @@ class Lane(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     destination: str
     customer: str
+    priority: int = 0

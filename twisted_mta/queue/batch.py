@@ -127,19 +127,19 @@ class Batch:
             counters = self._usage[customer] = decode_counters(raw) if raw is not None else Counters(customer)
         return counters
 
-    def lane(self, destination: str, customer: str) -> _Lane:
+    def lane(self, destination: str, customer: str, priority: int) -> _Lane:
         """A lane's row; changing it is counting."""
-        key = lane_key(destination, customer)
+        key = lane_key(destination, customer, priority)
         lane = self._lanes.get(key)
         if lane is None:
             raw = self.txn.get(key, db=self._tables.lane)
-            row = decode_lane(raw) if raw is not None else LaneRow(destination, customer)
+            row = decode_lane(raw) if raw is not None else LaneRow(destination, customer, priority=priority)
             lane = self._lanes[key] = _Lane(row, raw is not None)
         return lane
 
-    def look(self, destination: str, customer: str) -> None:
+    def look(self, destination: str, customer: str, priority: int) -> None:
         """Have the lane's entry in ``wake`` made anew from its deliveries."""
-        self.lane(destination, customer).look = True
+        self.lane(destination, customer, priority).look = True
 
     # Messages
 
@@ -197,7 +197,7 @@ class Batch:
     def add_delivery(self, mid: bytes, delivery: Delivery, row: bytes) -> None:
         """A delivery of a message that is added in this transaction."""
         time = self._count_in(delivery)
-        lane = lane_key(delivery.destination, delivery.customer)
+        lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
         self._deliveries.append((delivery_key(mid, delivery.destination), row))
         self._due.append((lane + time + mid, b""))
 
@@ -210,29 +210,33 @@ class Batch:
         """Store a delivery that is not there."""
         time = self._count_in(delivery)
         self.txn.put(delivery_key(mid, delivery.destination), encode(delivery), db=self._tables.delivery)
-        self.txn.put(lane_key(delivery.destination, delivery.customer) + time + mid, b"", db=self._tables.due)
+        self.txn.put(
+            lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, b"", db=self._tables.due
+        )
 
     def remove(self, mid: bytes, delivery: Delivery) -> None:
         """Remove a delivery that is there."""
         time = self._count_out(delivery)
         self.txn.delete(delivery_key(mid, delivery.destination), db=self._tables.delivery)
-        self.txn.delete(lane_key(delivery.destination, delivery.customer) + time + mid, db=self._tables.due)
+        self.txn.delete(
+            lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, db=self._tables.due
+        )
 
     def replace(self, mid: bytes, old: Delivery, new: Delivery) -> None:
         """Store a delivery in place of another state of it."""
-        if (old.destination, old.customer) != (new.destination, new.customer):
+        if (old.destination, old.customer, old.priority) != (new.destination, new.customer, new.priority):
             self.remove(mid, old)
             self.put(mid, new)
             return
         before, after = self._count_out(old), self._count_in(new)
         self.txn.put(delivery_key(mid, new.destination), encode(new), db=self._tables.delivery)
         if before != after:
-            lane = lane_key(new.destination, new.customer)
+            lane = lane_key(new.destination, new.customer, new.priority)
             self.txn.delete(lane + before + mid, db=self._tables.due)
             self.txn.put(lane + after + mid, b"", db=self._tables.due)
 
     def _count_in(self, delivery: Delivery) -> bytes:
-        lane = self.lane(delivery.destination, delivery.customer)
+        lane = self.lane(delivery.destination, delivery.customer, delivery.priority)
         time = due_time(delivery)
         row, totals, recipients = lane.row, self.totals, len(delivery.recipients)
         row.deliveries += 1
@@ -247,7 +251,7 @@ class Batch:
         return time
 
     def _count_out(self, delivery: Delivery) -> bytes:
-        lane = self.lane(delivery.destination, delivery.customer)
+        lane = self.lane(delivery.destination, delivery.customer, delivery.priority)
         time = due_time(delivery)
         row, totals, recipients = lane.row, self.totals, len(delivery.recipients)
         row.deliveries -= 1

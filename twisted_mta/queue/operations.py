@@ -225,13 +225,13 @@ class TakeDue(Operation):
     def apply(self, batch: Batch) -> Iterator[list[Claim]]:
         lane = self._lane
         txn, tables = batch.txn, batch.tables
-        key = lane_key(lane.destination, lane.customer)
+        key = lane_key(lane.destination, lane.customer, lane.priority)
         until = time_key(self._now)
         claims: list[Claim] = []
         for mid in batch.due_ids(key, until, self._limit):
             delivery = batch.delivery(mid, lane.destination)
             message = batch.message(mid)
-            if delivery is None or message is None or delivery.customer != lane.customer:
+            if delivery is None or message is None or delivery.lane != lane:
                 # A defect left this behind.  It must not hold up the lane; `verify` tells of the rest.
                 self._forget(batch, key, mid, until)
                 continue
@@ -265,7 +265,7 @@ class TakeDue(Operation):
             more = cursor.set_range(lane)
             while more and cursor.key().startswith(lane) and cursor.key()[: len(lane) + len(until)] <= lane + until:
                 more = cursor.delete() if cursor.key().endswith(mid) else cursor.next()
-        batch.look(self._lane.destination, self._lane.customer)
+        batch.look(self._lane.destination, self._lane.customer, self._lane.priority)
 
 
 class Settle(Operation):

@@ -6,7 +6,7 @@ import heapq
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from ..mail.envelope import Delivery, Lane, Message
+from ..mail.envelope import PRIORITIES, Delivery, Lane, Message
 from ..mail.events import HistoryEvent
 from ..mail.ids import ID_BYTES, id_key, time_floor
 from .environment import Db, Disk, Environment, Tables, Txn
@@ -99,7 +99,7 @@ class Reader:
                 raw = txn.get(key[TIME_BYTES:], db=self._tables.lane)
                 if raw is not None:
                     row = decode_lane(raw)
-                    lanes.append(Lane(row.destination, row.customer))
+                    lanes.append(Lane(row.destination, row.customer, row.priority))
                 more = cursor.next()
         return lanes
 
@@ -131,7 +131,7 @@ class Reader:
                         row = decode_lane(raw)
                         own = mine(row.destination)
                         if own:
-                            lanes.append(Lane(row.destination, row.customer))
+                            lanes.append(Lane(row.destination, row.customer, row.priority))
                         elif len(known) < KNOWN_LANES:
                             known[lane] = False
                 passed += not own
@@ -354,9 +354,9 @@ class Page:
             return []
         table = self._tables.lane
         if match.destination and match.customer is not None:
-            key = lane_key(match.destination, match.customer)
-            raw = self._txn.get(key, db=table)
-            lanes = [(key, decode_lane(raw))] if raw is not None else []
+            keys = [lane_key(match.destination, match.customer, priority) for priority in PRIORITIES]
+            rows = [(key, self._txn.get(key, db=table)) for key in keys]
+            lanes = [(key, decode_lane(raw)) for key, raw in rows if raw is not None]
         elif match.destination:
             lanes = self._matching_lanes(destination_key(match.destination))
         elif (match.customer is not None or match.state == "held") and self._txn.stat(table)["entries"] <= MANY_LANES:

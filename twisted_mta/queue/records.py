@@ -11,7 +11,7 @@ table          key                                   value
 ``delivery``   id, destination                       :class:`~twisted_mta.mail.envelope.Delivery`
 ``due``        lane, time, id                        nothing; a held delivery's time is :data:`HELD`
 ``wake``       time, lane                            nothing; one for each lane with a due delivery: its earliest
-``lane``       lane (destination, customer)          :class:`LaneRow`
+``lane``       lane (destination, customer, priority) :class:`LaneRow`
 ``usage``      customer                              :class:`~twisted_mta.queue.quota.Counters`
 ``history``    id, transaction, number in it         a list of :data:`~twisted_mta.mail.events.HistoryEvent`
 ``spool``      id                                    :class:`Spool`: content without a message, yet or any more
@@ -64,6 +64,7 @@ class LaneRow(msgspec.Struct, array_like=True, tag=1):
     recipients: int = 0
     held: int = 0
     wake: bytes = b""
+    priority: int = 0
 
 
 class Totals(msgspec.Struct, array_like=True, tag=1):
@@ -119,9 +120,10 @@ def customer_key(customer: str) -> bytes:
 
 
 @functools.lru_cache(16384)
-def lane_key(destination: str, customer: str) -> bytes:
+def lane_key(destination: str, customer: str, priority: int = 0) -> bytes:
     """The key of a lane: those of one destination stand together."""
-    return destination_key(destination) + customer_key(customer)
+    whose = f"{customer}\0{priority}" if priority else customer
+    return destination_key(destination) + customer_key(whose)
 
 
 @functools.lru_cache(4096)
@@ -147,7 +149,7 @@ def due_time(delivery: Delivery) -> bytes:
 
 def due_key(delivery: Delivery, mid: bytes) -> bytes:
     """The key of a delivery in ``due``."""
-    return lane_key(delivery.destination, delivery.customer) + due_time(delivery) + mid
+    return lane_key(delivery.destination, delivery.customer, delivery.priority) + due_time(delivery) + mid
 
 
 def delivery_key(mid: bytes, destination: str) -> bytes:

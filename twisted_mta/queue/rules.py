@@ -49,6 +49,7 @@ def deliveries_of(new: NewMessage, owner: int = 0) -> list[Delivery]:
     """The deliveries that a new message begins with; ``owner`` has those that are armed in its memory."""
     message = new.message
     owner = owner if new.armed else 0
+    release = None if message.handling is None else message.handling.release or None
     return [
         Delivery(
             id=message.id,
@@ -57,6 +58,8 @@ def deliveries_of(new: NewMessage, owner: int = 0) -> list[Delivery]:
             recipients=part.recipients,
             next_attempt=new.next_attempt,
             owner=owner,
+            priority=message.priority,
+            release=release,
         )
         for part in _merged(new)
     ]
@@ -127,16 +130,19 @@ def orphaned(delivery: Delivery, now: float) -> Delivery:
 def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:
     """A delivery after an operator's action: None where it is removed, itself where nothing changes.
 
-    As with Postfix, a retry leaves what is on hold on hold.
+    As with Postfix, a retry leaves what is on hold on hold.  It releases what its sender has put off (RFC 4865), which
+    the end of a hold does not.
     """
     if action == "remove":
         return None
     if action == "hold":
         return delivery if delivery.state == "held" else replace(delivery, state="held")
     if action == "release":
-        return replace(delivery, state="queued", next_attempt=now) if delivery.state == "held" else delivery
+        if delivery.state != "held":
+            return delivery
+        return replace(delivery, state="queued", next_attempt=max(now, delivery.release or 0.0))
     if action == "retry":
-        return delivery if delivery.state == "held" else replace(delivery, next_attempt=now)
+        return delivery if delivery.state == "held" else replace(delivery, next_attempt=now, release=None)
     raise ValueError(f"no such action: {action!r}")
 
 

@@ -148,10 +148,10 @@ class _Count:
             totals.deliveries += 1
             totals.recipients += recipients
             totals.held += held
-            lane = lane_key(delivery.destination, delivery.customer)
+            lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
             row = self._lanes.get(lane)
             if row is None:
-                row = self._lanes[lane] = LaneRow(delivery.destination, delivery.customer)
+                row = self._lanes[lane] = _empty_lane(delivery)
             row.deliveries += 1
             row.recipients += recipients
             row.held += held
@@ -213,10 +213,10 @@ class _Count:
         for key, raw in self._rows(self._tables.lane):
             seen.add(key)
             row = decode_lane(raw)
-            self._check_lane(key, row, self._lanes.get(key) or LaneRow(row.destination, row.customer))
+            self._check_lane(key, row, self._lanes.get(key) or _empty_lane(row))
         for key, counted in self._lanes.items():
             if key not in seen:
-                self._check_lane(key, LaneRow(counted.destination, counted.customer), counted)
+                self._check_lane(key, _empty_lane(counted), counted)
 
     def _check_lane(self, key: bytes, row: LaneRow, counted: LaneRow) -> None:
         numbers = [
@@ -277,6 +277,10 @@ class _Count:
             self._found(line, _count_destinations, after=True)
 
 
+def _empty_lane(like: Delivery | LaneRow) -> LaneRow:
+    return LaneRow(like.destination, like.customer, priority=like.priority)
+
+
 def _remove(batch: Batch, mid: bytes, delivery: Delivery) -> None:
     there = batch.delivery(mid, delivery.destination)
     if there is not None and batch.message(mid) is None:
@@ -287,7 +291,7 @@ def _make_due(batch: Batch, mid: bytes, delivery: Delivery) -> None:
     there = batch.delivery(mid, delivery.destination)
     if there is not None:
         batch.txn.put(due_key(there, mid), b"", db=batch.tables.due)
-        batch.look(there.destination, there.customer)
+        batch.look(there.destination, there.customer, there.priority)
 
 
 def _remove_due(batch: Batch, key: bytes) -> None:
@@ -298,12 +302,12 @@ def _remove_due(batch: Batch, key: bytes) -> None:
         row = batch.txn.get(lane, db=batch.tables.lane)
         if row is not None:
             stored = decode_lane(row)
-            batch.look(stored.destination, stored.customer)
+            batch.look(stored.destination, stored.customer, stored.priority)
 
 
 def _mend_lane(batch: Batch, row: LaneRow, counted: LaneRow) -> None:
-    batch.look(row.destination, row.customer)
-    now = batch.lane(row.destination, row.customer).row
+    batch.look(row.destination, row.customer, row.priority)
+    now = batch.lane(row.destination, row.customer, row.priority).row
     now.deliveries += counted.deliveries - row.deliveries
     now.recipients += counted.recipients - row.recipients
     now.held += counted.held - row.held

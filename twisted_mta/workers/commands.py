@@ -147,9 +147,9 @@ class Divide(amp.Command):
 
 
 class Due(amp.Command):
-    """These lanes (destination, customer) are due: to the parent, and from it to whose they are."""
+    """These lanes (destination, customer, priority) are due: to the parent, and from it to whose they are."""
 
-    arguments = [(b"lanes", Packed(list[tuple[str, str]]))]
+    arguments = [(b"lanes", Packed(list[tuple[str, str, int]]))]
     requiresAnswer = False  # noqa: N815
 
 

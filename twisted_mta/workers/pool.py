@@ -211,9 +211,9 @@ class Pool:
     def heard(self, child: Child, command: type[amp.Command], entries: Any) -> None:
         """A worker says something."""
         if command is c.Due:
-            lanes: dict[int, list[tuple[str, str]]] = defaultdict(list)
-            for destination, customer in entries:
-                lanes[self._division.owner(destination)].append((destination, customer))
+            lanes: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+            for lane in entries:
+                lanes[self._division.owner(lane[0])].append(lane)
             for number, theirs in lanes.items():
                 owner = self._slots[number].heard
                 if owner is not None:

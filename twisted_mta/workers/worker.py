@@ -118,7 +118,7 @@ class Worker(amp.AMP):
         return {}
 
     @c.Due.responder
-    def _is_due(self, lanes: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    def _is_due(self, lanes: Iterable[tuple[str, str, int]]) -> dict[str, Any]:
         if self._serving is not None and not self._ending:
             self._serving.parts.scheduler.shares.notice([Lane(*lane) for lane in lanes])
         return {}
@@ -166,7 +166,7 @@ class Worker(amp.AMP):
     def _send_due(self) -> None:
         self._due_call = None
         due, self._due = self._due, set()
-        self._say(c.Due, lanes=[(lane.destination, lane.customer) for lane in due])
+        self._say(c.Due, lanes=[(lane.destination, lane.customer, lane.priority) for lane in due])
 
     def _tell_count(self, kind: str, key: str) -> None:
         self._changed.add((kind, key))
