@@ -23,7 +23,7 @@ from twisted_mta.mail.events import AnyEvent, Done, HistoryEvent
 from twisted_mta.mail.ids import IdMaker
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import CHUNK, Claim, NewDelivery, NewMessage, Settlement, StoreUnavailable
-from twisted_mta.queue.rules import never_busy
+from twisted_mta.queue.rules import deliveries_of, never_busy
 from twisted_mta.report.reporter import Reporter
 
 NOW = 1_800_000_000.0
@@ -62,14 +62,8 @@ class FakeStore:
         message = msgspec.structs.replace(new.message, size=size, chunks=chunks)
         self.messages[message.id] = message
         self.contents[message.id] = content
-        for part in new.deliveries:
-            self.queue[message.id, part.destination] = Delivery(
-                id=message.id,
-                destination=part.destination,
-                customer=new.lane_customer,
-                recipients=part.recipients,
-                next_attempt=new.next_attempt,
-            )
+        for delivery in deliveries_of(new):
+            self.queue[message.id, delivery.destination] = delivery
         self._tell(new.story)
         return msgspec.structs.replace(new, message=message)
 

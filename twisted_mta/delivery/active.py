@@ -177,8 +177,8 @@ class ActiveQueue:
         """Forget lanes that are empty and destinations without any, but what was learnt of these."""
         for lane in self._empty:
             destination = lane.destination
-            if lane.idle and destination.lanes.get(lane.customer) is lane:
-                del destination.lanes[lane.customer]
+            if lane.idle and destination.lanes.get(lane.place) is lane:
+                del destination.lanes[lane.place]
             if destination.idle:
                 self._destinations.pop(destination.name, None)
                 if not destination.usual:
@@ -193,7 +193,7 @@ class ActiveQueue:
             turns.clear()
         entries: list[Entry] = []
         for destination in self._destinations.values():
-            destination.parked.clear()
+            destination.parked.drain()
             for lane in destination.lanes.values():
                 entries.extend(lane.drain())
                 lane.queued = False

@@ -87,7 +87,7 @@ class Claims:
 
     def _note(self, key: Lane) -> None:
         destination = self._active.destination(key.destination)
-        self._is_due(destination.lane(key.customer))
+        self._is_due(destination.lane(key.customer, key.priority))
         self._wants(destination)
 
     def left(self, destination: Destination) -> None:
@@ -118,15 +118,14 @@ class Claims:
                 continue
             count = self._active.appetite(destination, now)
             if count > 0:
-                self._claim(destination.hungry.popleft(), count, now)
+                self._claim(destination.hungry.pop(), count, now)
                 self._wants(destination)
 
     def _leave_to_others(self, destination: Destination) -> None:
-        for lane in destination.hungry:
+        for lane in destination.hungry.drain():
             lane.due = False
             self._due -= 1
             self._active.may_be_empty(lane)
-        destination.hungry.clear()
 
     def _wants(self, destination: Destination) -> None:
         if destination.hungry and not destination.hungry_queued:
@@ -138,7 +137,7 @@ class Claims:
             lane.due = True
             self._due += 1
             if not lane.claiming:
-                lane.destination.hungry.append(lane)
+                lane.destination.hungry.push(lane)
 
     def _claim(self, lane: WaitingLane, count: int, now: float) -> None:
         lane.due = False
@@ -180,7 +179,7 @@ class Claims:
             taken += 1
         self._over(lane, count - taken)
         if lane.due:  # said to be due again while it was claimed
-            lane.destination.hungry.append(lane)
+            lane.destination.hungry.push(lane)
         elif len(claims) >= count:
             self._is_due(lane)
         self._wants(lane.destination)
@@ -196,7 +195,7 @@ class Claims:
             self._log.warn("can't claim what is due: {reason}", reason=failure.getErrorMessage())
         self._over(lane, count)
         if lane.due:
-            lane.destination.hungry.append(lane)
+            lane.destination.hungry.push(lane)
         self._active.may_be_empty(lane)
         self._arrived()
 

@@ -1,9 +1,10 @@
 """Whose turn it is: lanes, destinations and their windows.  Pure: no clock, no I/O.
 
 A :class:`Turns` (one for each agent) goes round over customers, and within a customer over the lanes that have
-something to send.  A :class:`Destination` says how many attempts it bears at once: a window that grows by 1/N with each
-success and shrinks with each failed connection, as Postfix's queue manager does it, and closes when a destination is
-dead.  A lane whose destination has no room is parked there, and comes back in order when an attempt ends.
+something to send; lanes of a higher priority before others, as :mod:`.ranks` says.  A :class:`Destination` says how
+many attempts it bears at once: a window that grows by 1/N with each success and shrinks with each failed connection,
+as Postfix's queue manager does it, and closes when a destination is dead.  A lane whose destination has no room is
+parked there, and comes back in order when an attempt ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..mail.envelope import Delivery, Lane, Message
+from .ranks import LaneQueue, Ranks
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -85,11 +87,12 @@ class WaitingLane:
     store has deliveries of this lane that are due.  ``queued``: it has its place in the turns, or is parked.
     """
 
-    __slots__ = ("_fresh_next", "claimed", "claiming", "customer", "destination", "due", "fresh", "queued")
+    __slots__ = ("_fresh_next", "claimed", "claiming", "customer", "destination", "due", "fresh", "priority", "queued")
 
-    def __init__(self, destination: Destination, customer: str) -> None:
+    def __init__(self, destination: Destination, customer: str, priority: int = 0) -> None:
         self.destination = destination
         self.customer = customer
+        self.priority = priority
         self.fresh: deque[Entry] = deque()
         self.claimed: deque[Entry] = deque()
         self.due = False
@@ -100,7 +103,12 @@ class WaitingLane:
     @property
     def key(self) -> Lane:
         """The lane's name, as the store knows it."""
-        return Lane(self.destination.name, self.customer)
+        return Lane(self.destination.name, self.customer, self.priority)
+
+    @property
+    def place(self) -> str | tuple[str, int]:
+        """Its key among the destination's lanes: the customer, where the priority is the usual one."""
+        return (self.customer, self.priority) if self.priority else self.customer
 
     @property
     def idle(self) -> bool:
@@ -172,9 +180,9 @@ class Destination:
         self.dead = False
         self.probe_at = 0.0
         self.reason = ""
-        self.lanes: dict[str, WaitingLane] = {}
-        self.parked: deque[WaitingLane] = deque()
-        self.hungry: deque[WaitingLane] = deque()
+        self.lanes: dict[str | tuple[str, int], WaitingLane] = {}
+        self.parked = LaneQueue()
+        self.hungry = LaneQueue()
         self.hungry_queued = False
         self._cohorts = 0.0
         self._probe_wait = FIRST_PROBE
@@ -189,11 +197,12 @@ class Destination:
         """It is as a new one would be: nothing was learnt about it."""
         return not self.dead and not self._cohorts and self.window == min(START_WINDOW, self.limit)
 
-    def lane(self, customer: str) -> WaitingLane:
-        """The lane of a customer, made where there is none."""
-        lane = self.lanes.get(customer)
+    def lane(self, customer: str, priority: int = 0) -> WaitingLane:
+        """The lane of a customer and a priority, made where there is none."""
+        place = (customer, priority) if priority else customer
+        lane = self.lanes.get(place)
         if lane is None:
-            lane = self.lanes[customer] = WaitingLane(self, customer)
+            lane = self.lanes[place] = WaitingLane(self, customer, priority)
         return lane
 
     def gate(self, now: float) -> Gate:
@@ -241,13 +250,13 @@ class Destination:
         self.active -= 1
         free = max(1, int(self.window) - self.active)
         while self.parked and (free > 0 or self.dead):
-            self.turns.resume(self.parked.popleft())
+            self.turns.resume(self.parked.pop())
             free -= 1
 
     def unpark(self) -> None:
         """What should have begun did not: let the others ask again, where nothing under way would call them."""
         while self.parked and not self.active:
-            self.turns.resume(self.parked.popleft())
+            self.turns.resume(self.parked.pop())
 
     def set_limit(self, limit: int) -> None:
         """Take over a changed setting."""
@@ -255,31 +264,20 @@ class Destination:
         self.window = min(self.window, float(limit))
 
 
-class Turns:
-    """The turns of one agent: round over customers, within each over its lanes; ``limit`` attempts at once in all."""
+class _Round:
+    """Whose turn it is among those of one priority: round over customers, within each over its lanes."""
 
-    __slots__ = ("_customers", "_lanes", "active", "limit", "per_destination")
+    __slots__ = ("_customers", "_lanes")
 
-    def __init__(self, limit: int, per_destination: int) -> None:
-        self.limit = limit
-        self.per_destination = per_destination
-        self.active = 0
+    def __init__(self) -> None:
         self._customers: deque[str] = deque()
         self._lanes: dict[str, deque[WaitingLane]] = {}
 
-    @property
-    def ready(self) -> bool:
-        """Whether there may be something to begin now."""
-        return bool(self._customers) and self.active < self.limit
+    def __len__(self) -> int:
+        return len(self._customers)
 
     def add(self, lane: WaitingLane) -> None:
-        """A lane has something to send; nothing happens if it has its place already."""
-        if not lane.queued:
-            lane.queued = True
-            self.resume(lane)
-
-    def resume(self, lane: WaitingLane) -> None:
-        """A lane that was parked takes its place at the end."""
+        """A lane takes its place at the end."""
         lanes = self._lanes.get(lane.customer)
         if lanes is None:
             self._lanes[lane.customer] = deque((lane,))
@@ -288,16 +286,16 @@ class Turns:
             lanes.append(lane)
 
     def take(self, now: float) -> tuple[Entry, bool] | None:
-        """The next entry, and whether to attempt it (False: its destination is dead); None if nobody can go."""
+        """See :meth:`Turns.take`."""
         customers = self._customers
-        while customers and self.active < self.limit:
+        while customers:
             customer = customers.popleft()
             lanes = self._lanes[customer]
             lane = lanes.popleft()
             entry = None
             gate = lane.destination.gate(now)
             if gate is Gate.FULL:
-                lane.destination.parked.append(lane)
+                lane.destination.parked.push(lane)
             else:
                 entry = lane.pop()
                 if lane.fresh or lane.claimed:
@@ -313,6 +311,47 @@ class Turns:
         return None
 
     def clear(self) -> None:
-        """Forget all places; what was in the lanes is the caller's."""
+        """Forget all places."""
         self._customers.clear()
         self._lanes.clear()
+
+
+class Turns:
+    """The turns of one agent: a round for each priority; ``limit`` attempts at once in all."""
+
+    __slots__ = ("_rounds", "active", "limit", "per_destination")
+
+    def __init__(self, limit: int, per_destination: int) -> None:
+        self.limit = limit
+        self.per_destination = per_destination
+        self.active = 0
+        self._rounds: Ranks[_Round] = Ranks(_Round)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there may be something to begin now."""
+        return self.active < self.limit and bool(self._rounds)
+
+    def add(self, lane: WaitingLane) -> None:
+        """A lane has something to send; nothing happens if it has its place already."""
+        if not lane.queued:
+            lane.queued = True
+            self.resume(lane)
+
+    def resume(self, lane: WaitingLane) -> None:
+        """A lane that was parked takes its place at the end."""
+        self._rounds.level(lane.priority).add(lane)
+
+    def take(self, now: float) -> tuple[Entry, bool] | None:
+        """The next entry, and whether to attempt it (False: its destination is dead); None if nobody can go."""
+        if self.active < self.limit:
+            for those in self._rounds.order():
+                taken = those.take(now)
+                if taken is not None:
+                    return taken
+        return None
+
+    def clear(self) -> None:
+        """Forget all places; what was in the lanes is the caller's."""
+        for those in self._rounds.all():
+            those.clear()

@@ -144,7 +144,7 @@ class Scheduler:
                 return
         active = self.active
         self._pace.arrived(self._clock.seconds())
-        customer = new.lane_customer
+        customer, priority = new.lane_customer, message.priority
         for part in new.deliveries:
             delivery = Delivery(
                 id=message.id,
@@ -153,8 +153,9 @@ class Scheduler:
                 recipients=part.recipients,
                 next_attempt=new.next_attempt,
                 attempts=1,
+                priority=priority,
             )
-            lane = active.destination(part.destination).lane(customer)
+            lane = active.destination(part.destination).lane(customer, priority)
             active.admit(message, delivery, content, lane, fresh=True, generation=self._generation, octets=octets)
             octets = 0  # shared by the others
         if not self._running:  # a stop began during the commit

@@ -38,7 +38,7 @@ class Shares:
 
     def announce(self, new: NewMessage) -> None:
         """A message was committed as due now: tell whoever delivers it."""
-        lanes = {Lane(delivery.destination, new.lane_customer) for delivery in new.deliveries}
+        lanes = {Lane(delivery.destination, new.lane_customer, new.message.priority) for delivery in new.deliveries}
         others = {lane for lane in lanes if not self.ours(lane.destination)}
         if others and self._tell is not None:
             self._tell(others)

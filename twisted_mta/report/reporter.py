@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from ..config.settings import Settings
 from ..mail.address import canonical, domain_of, lookup_key
-from ..mail.envelope import Message, Recipient
+from ..mail.envelope import Handling, Message, Recipient
 from ..mail.events import Delayed, HistoryEvent, Reported, Routed
 from ..mail.status import MailError
 from ..queue.interfaces import CHUNK, IRouter, NewDelivery, NewMessage, Routing
@@ -129,6 +129,7 @@ class Reporter:
             message_id=message_id,
             kind="dsn",
             utf8=not to.isascii(),
+            handling=Handling(priority=message.priority) if message.priority else None,
         )
         new = NewMessage(
             message=report,

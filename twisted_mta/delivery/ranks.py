@@ -1,0 +1,98 @@
+"""Who goes first where several priorities wait (RFC 6710 §5).  Pure.
+
+The highest goes first; but one turn in :data:`YIELD` is for one of the lower ones, each of them in rotation: however
+much waits above them, none of the 19 is left out, and the next one down gets an eighth at least.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from .lanes import WaitingLane
+
+YIELD = 8
+"""One turn in so many is a lower priority's."""
+
+_Level = TypeVar("_Level", bound=Sized)
+
+
+class Ranks(Generic[_Level]):
+    """Something that may be empty for each priority; ``make`` makes it.  Where only the usual priority has ever been
+    used, nothing is compared."""
+
+    __slots__ = ("_alone", "_make", "_others", "_rotation", "_since", "_usual")
+
+    def __init__(self, make: Callable[[], _Level]) -> None:
+        self._make = make
+        self._usual = make()
+        self._alone = (self._usual,)
+        self._others: dict[int, _Level] = {}
+        self._since = 0
+        self._rotation = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._usual) or (bool(self._others) and any(self._others.values()))
+
+    def level(self, priority: int) -> _Level:
+        """That of a priority, to add to."""
+        if not priority:
+            return self._usual
+        level = self._others.get(priority)
+        if level is None:
+            level = self._others[priority] = self._make()
+        return level
+
+    def order(self) -> Sequence[_Level]:
+        """Those to be asked for the next turn, one after the other until one has something to give."""
+        if not self._others:
+            return self._alone
+        self._others = {priority: level for priority, level in self._others.items() if level}
+        ranked = dict(self._others)
+        if self._usual:
+            ranked[0] = self._usual
+        levels = [ranked[priority] for priority in sorted(ranked, reverse=True)]
+        if len(levels) > 1:
+            self._since += 1
+            if self._since >= YIELD:
+                self._since = 0
+                self._rotation += 1
+                levels.insert(0, levels.pop(1 + self._rotation % (len(levels) - 1)))
+        return levels
+
+    def all(self) -> Iterator[_Level]:
+        """All of them, in no order."""
+        yield self._usual
+        yield from self._others.values()
+
+
+class LaneQueue:
+    """Lanes that wait in line, those of a higher priority before others."""
+
+    __slots__ = ("_ranks",)
+
+    def __init__(self) -> None:
+        self._ranks: Ranks[deque[WaitingLane]] = Ranks(deque)
+
+    def __bool__(self) -> bool:
+        return bool(self._ranks)
+
+    def push(self, lane: WaitingLane) -> None:
+        """A lane takes its place at the end of those of its priority."""
+        self._ranks.level(lane.priority).append(lane)
+
+    def pop(self) -> WaitingLane:
+        """The lane whose turn it is.  Raises IndexError where none waits."""
+        for lanes in self._ranks.order():
+            if lanes:
+                return lanes.popleft()
+        raise IndexError("no lane waits")
+
+    def drain(self) -> list[WaitingLane]:
+        """All of them, which leave."""
+        found = [lane for lanes in self._ranks.all() for lane in lanes]
+        for lanes in self._ranks.all():
+            lanes.clear()
+        return found
