@@ -89,7 +89,7 @@ class Priorities(Harness):
 
     def test_reports_have_the_priority_of_what_they_are_about(self) -> None:
         self.agent.answer = lambda job, recipient: UNKNOWN
-        self.send("x@example.org", handling=Handling(priority=3, deliver_by=9e9, by_mode="R"))
+        self.send("x@example.org", sender="ann@isp.example", handling=Handling(priority=3, deliver_by=9e9, by_mode="R"))
         self.run_for(2)
         (report,) = [job.message for job in self.mailboxes.jobs]
         self.assertEqual(report.handling, Handling(priority=3))
