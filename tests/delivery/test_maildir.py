@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
@@ -138,6 +139,20 @@ class Delivering(Case):
         self.assertIn(f",S={size},W={size + path.read_bytes().count(10)}", path.name)
         self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
         self.assertEqual(list((self.maildir("ann") / "tmp").iterdir()), [])
+
+    def test_binary(self) -> None:
+        """RFC 3030 §3: octet for octet, behind our own fields."""
+        data = b"Return-Path: <x@y>\r\nSubject: x\r\n\r\n" + bytes(range(256)) + b"\r\n\n\r"
+        for piece in (0, 40, 7):
+            content = FakeContent(data, piece)
+            whole = job(content, "ann@isp.example")
+            whole = msgspec.structs.replace(whole, message=msgspec.structs.replace(whole.message, body="BINARYMIME"))
+            (result,) = self.successResultOf(Deferred.fromCoroutine(self.agent.deliver(whole)))
+            written = Path(result.file).read_bytes()
+            head, _, rest = written.partition(b"Subject: x\r\n")
+            self.assertEqual(rest, data.partition(b"Subject: x\r\n")[2])
+            self.assertTrue(head.startswith(b"Return-Path: <bob@isp.example>\r\nDelivered-To: ann@isp.example\r\n"))
+            self.assertTrue(result.file.endswith(f",S={len(written)}"), result.file)
 
     def test_folders_are_the_owner_s_alone(self) -> None:
         self.deliver("ann@isp.example")

@@ -689,3 +689,48 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(said(outcome(started[0])), ["250 2.0.0"])
         self.assertEqual({said(outcome(one))[0] for one in started[1:]}, {"451 4.3.2 ours"})
         self.successResultOf(stopped)
+
+
+class BinaryTests(SynchronousTestCase):
+    """BINARYMIME (RFC 3030 §3)."""
+
+    OFFERS = ("PIPELINING", "SIZE 10240000", "8BITMIME", "CHUNKING", "BINARYMIME")
+    CONTENT = b"MIME-Version: 1.0\r\n\r\n" + bytes(range(256)) + b"\r\n.\r\nQUIT\r\n\n.\n"
+
+    def test_octet_for_octet(self) -> None:
+        for content in (
+            Content([self.CONTENT]),
+            Content([self.CONTENT[:40], self.CONTENT[40:], b"\r"]),
+            Content([b""]),
+        ):
+            scene = Scene(Behaviour(extensions=self.OFFERS))
+            job = make_job(*TWO, content=content, body="BINARYMIME")
+            self.assertEqual(said(scene.deliver(job)), ["250 2.0.0"] * 2)
+            (mail,) = scene.first.mails
+            self.assertEqual(mail.content, b"".join(content.pieces))
+            self.assertEqual(mail.parameters, f"SIZE={content.size} BODY=BINARYMIME")
+            self.assertEqual(said(scene.deliver(make_job())), ["250 2.0.0"])
+            self.assertEqual([line[:4] for line in scene.first.commands[-3:]], ["MAIL", "RCPT", "DATA"])
+            self.assertEqual(len(scene.first.peers), 1)
+
+    def test_paced_by_the_server(self) -> None:
+        """The next chunk is read when the transport has room for it."""
+        content = Content([b"\0" * CHUNK] * 8)
+        scene = Scene(Behaviour(extensions=self.OFFERS))
+        self.assertEqual(said(scene.deliver(make_job(content=content, body="BINARYMIME"))), ["250 2.0.0"])
+        self.assertEqual(content.reads, 8)
+        self.assertEqual(scene.first.mails[0].content, b"\0" * 8 * CHUNK)
+
+    def test_less_than_announced(self) -> None:
+        """What would follow would be taken for content: the connection goes."""
+
+        class Short(Content):
+            size = 100
+
+        content = Short([b"\0" * 30] * 2)
+        scene = Scene(Behaviour(extensions=self.OFFERS))
+        (result,) = scene.deliver(make_job(content=content, body="BINARYMIME"))
+        self.flushLoggedErrors(ValueError)
+        self.assertEqual((result.reply.code, result.reply.enhanced, result.remote), (451, "4.3.0", False))
+        self.assertEqual(scene.first.mails, [])
+        self.assertFalse(scene.agent.connections[0])

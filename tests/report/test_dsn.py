@@ -151,6 +151,15 @@ class BeyondAscii(SynchronousTestCase):
         raw = write(msgspec.structs.replace(one, message=about))
         self.assertIn(b"Content-Type: message/global\r\n", raw)
 
+    def test_a_binary_message_does_not_come_back(self) -> None:
+        """The report is text, whatever RET says: the header section alone."""
+        content = b"Subject: x\r\n\r\n\0\n"
+        one = notice(failure(self.ADDRESS), head=content)
+        about = msgspec.structs.replace(one.message, size=len(content), ret="FULL", body="BINARYMIME")
+        raw = write(msgspec.structs.replace(one, message=about))
+        self.assertNotIn(b"\0", raw)
+        self.assertIn(b"Content-Type: text/rfc822-headers", raw)
+
 
 class Failed(SynchronousTestCase):
     """A report of failure, field by field."""

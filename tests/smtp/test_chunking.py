@@ -102,3 +102,63 @@ class ChunkTests(SynchronousTestCase):
         self.world.store.slow = False
         self.world.store.writes[0].callback(None)
         self.assertEqual(self.client.read(), b"250 2.0.0 24 octets received\r\n")
+
+
+class BinaryTests(SynchronousTestCase):
+    """BODY=BINARYMIME (RFC 3030 §3), over the whole server."""
+
+    HEAD = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.client = self.world.session()
+        self.client.read()
+        self.offers = self.client.say(HELLO)
+
+    def send(self, *chunks: bytes) -> bytes:
+        self.client.say(f"{MAIL} BODY=BINARYMIME", RCPT)
+        for number, chunk in enumerate(chunks, 1):
+            last = " LAST" if number == len(chunks) else ""
+            self.client.server.dataReceived(f"BDAT {len(chunk)}{last}\r\n".encode() + chunk)
+        return self.client.read()
+
+    def test_offered(self) -> None:
+        self.assertIn(b"250-BINARYMIME\r\n", self.offers)
+
+    def test_octet_for_octet(self) -> None:
+        body = bytes(range(256)) + b"\r\n.\r\nMAIL FROM:<evil@far.example>\r\n\n.\n\r.\r" + b"x" * 5000 + b"\r"
+        for chunks in ((self.HEAD + body,), (self.HEAD[:-1], b"\n" + body), (self.HEAD, body[:9], body[9:], b"")):
+            self.assertIn(b"queued as", self.send(*chunks))
+            new, content = self.world.store.messages[-1]
+            self.assertTrue(content.endswith(b"\r\n" + self.HEAD + body))
+            self.assertEqual((new.message.body, new.message.size), ("BINARYMIME", len(content)))
+            self.assertEqual(self.world.scheduler.offered[-1][1], content)
+
+    def test_the_header_is_text(self) -> None:
+        for head in (
+            b"Subject: x\r\n\0",
+            b"Subject: x\0\r\n\r\n",
+            b"Subject: x\nTo: y\r\n\r\n",
+            b"Subject: x\r\n\r" + b"To: y\r\n\r\n",
+            b"Subject: " + b"x" * 990 + b"\r\n\r\n",
+            b"no field\r\n\r\n",
+            b"\n\r\n",
+        ):
+            self.assertIn(b"554 5.6.0", self.send(head + b"body"), head)
+        self.assertEqual(self.world.store.messages, [])
+
+    def test_a_header_alone_or_none(self) -> None:
+        for content in (b"Subject: x\r\n", b"Subject: x\r\n\r\n", b"\r\n\0", b""):
+            self.assertIn(b"queued as", self.send(content))
+            self.assertTrue(self.world.store.messages[-1][1].endswith(content))
+
+    def test_a_header_without_an_end_is_not_gathered(self) -> None:
+        """A binary line may be as long as the message."""
+        size = self.world.settings.smtp.header_bytes
+        self.assertIn(b"552 5.3.4", self.send(*[b"x" * 60000] * (size // 60000 + 2)))
+
+    def test_too_large(self) -> None:
+        self.world = World(message_bytes=1000)
+        self.client = self.world.session()
+        self.client.say(HELLO)
+        self.assertIn(b"552 5.3.4", self.send(self.HEAD + b"\0" * 1000))

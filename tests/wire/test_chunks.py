@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.wire.test_server import NO, converse, fitting, greeted, refusals
 from twisted_mta.wire import commands as c
-from twisted_mta.wire.content import BARE_NEWLINE, LONG_LINE, NUL, SLACK, ChunkDecoder, ContentDecoder
+from twisted_mta.wire.content import BARE_NEWLINE, LONG_LINE, NUL, SLACK, ChunkDecoder, ContentDecoder, too_large
 from twisted_mta.wire.server import NO_CHUNK, ServerConnection
 
 START = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<ann@isp.example>\r\n"
@@ -117,6 +117,46 @@ class ContentTests(SynchronousTestCase):
         connection.receive(b"x\r\n" * 1000)
         self.assertEqual(connection.next_event(), c.Content(b"x\r\n" * 1000))
         self.assertEqual(connection.buffered, 0)
+
+
+class BinaryTests(SynchronousTestCase):
+    """BODY=BINARYMIME (RFC 3030 §3): octets as they are."""
+
+    BINARY = START.replace(b"example>\r\nRCPT", b"example> BODY=binarymime\r\nRCPT")
+
+    @given(ANY_CRUMBS, CUTS, CUTS)
+    @example(b"a\r", [1], [])
+    @example(b"\r\n.\r\nQUIT\r\n", [], [2])
+    def test_octet_for_octet(self, content: bytes, chunks: list[int], cuts: list[int]) -> None:
+        wire = bdat(*(split(content, chunks) or [b""])) + b"QUIT\r\n"
+        connection = greeted()
+        converse(connection, self.BINARY)
+        connection.limit = 1 << 20
+        end, goodbye = converse(connection, *split(wire, cuts))[-2:]
+        assert isinstance(end, c.ContentEnd)
+        self.assertEqual((end.data, end.flaw, goodbye), (content, None, c.Quit()))
+
+    def test_too_large(self) -> None:
+        connection = greeted()
+        end = converse(connection, self.BINARY + bdat(b"\0" * (connection.limit + 1)))[-1]
+        assert isinstance(end, c.ContentEnd)
+        self.assertEqual(end.flaw, too_large(connection.limit))
+
+    def test_not_by_data(self) -> None:
+        """The envelope stays, and BDAT may follow."""
+        events = converse(greeted(), self.BINARY + b"DATA\r\n" + bdat(b"\0\r"))
+        self.assertEqual([(reply.code, reply.enhanced) for reply in refusals(events)], [(503, "5.5.1")])
+        self.assertEqual(events[-1], c.ContentEnd(b"\0\r", None, False))
+
+    def test_the_next_message_is_text_again(self) -> None:
+        again = START.removeprefix(b"EHLO x\r\n")
+        for between in (bdat(b"\0"), b"RSET\r\n", bdat(b"\0", last=False) + b"RSET\r\n"):
+            connection = greeted()
+            converse(connection, self.BINARY + between)
+            end = converse(connection, again + bdat(b"\0"))[-1]
+            assert isinstance(end, c.ContentEnd)
+            self.assertEqual(end.flaw, NUL)
+            self.assertEqual(converse(connection, again + b"DATA\r\n")[-1], c.Data())
 
 
 class FramingTests(SynchronousTestCase):

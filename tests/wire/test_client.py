@@ -487,3 +487,58 @@ class EventTests(SynchronousTestCase):
     def test_equal(self) -> None:
         self.assertEqual([StartTls(), Ready()], [StartTls(), Ready()])
         self.assertNotEqual(StartTls(), Ready())
+
+
+class BinaryTests(Case):
+    """BINARYMIME (RFC 3030 §3): by BDAT, to whom offers it."""
+
+    OFFERS = b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 BINARYMIME\r\n"
+    ONE = Transfer("a@isp.example", ("x@example.org",), 10, binary=True)
+    TWO = Transfer("a@isp.example", ("x@example.org", "y@example.org"), 10, binary=True)
+
+    def test_pipelined(self) -> None:
+        connection = self.opened(self.OFFERS)
+        connection.begin(self.TWO)
+        self.assertEqual(
+            connection.take(),
+            b"MAIL FROM:<a@isp.example> BODY=BINARYMIME\r\nRCPT TO:<x@example.org>\r\nRCPT TO:<y@example.org>\r\n",
+        )
+        self.assertEqual(connection.receive(b"250 ok\r\n550 no\r\n"), [])
+        self.assertEqual(connection.receive(b"250 ok\r\n"), [SendContent(chunk=True)])
+        self.assertEqual((connection.take(), connection.state), (b"", State.CONTENT))
+        connection.content_sent()
+        events = connection.receive(b"250 queued\r\n")
+        self.assertEqual((kinds(events), codes(events[0])), (["Finished", "Ready"], ["550", "250"]))
+
+    def test_lock_step(self) -> None:
+        connection = self.begun(self.ONE, self.OFFERS.replace(b"250-PIPELINING\r\n", b""))
+        self.assertEqual(connection.receive(b"250 ok\r\n"), [])
+        self.assertEqual(connection.take(), b"RCPT TO:<x@example.org>\r\n")
+        self.assertEqual(connection.receive(b"250 ok\r\n"), [SendContent(chunk=True)])
+        self.assertEqual(connection.take(), b"")
+
+    def test_lmtp(self) -> None:
+        connection = self.begun(self.TWO, self.OFFERS, lmtp=True)
+        self.assertEqual(connection.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n"), [SendContent(chunk=True)])
+        connection.content_sent()
+        self.assertEqual(codes(connection.receive(b"250 ok\r\n452 full\r\n")[0]), ["250", "452"])
+
+    def test_all_refused(self) -> None:
+        events = self.begun(self.TWO, self.OFFERS).receive(b"250 ok\r\n550 a\r\n550 b\r\n")
+        self.assertEqual((kinds(events), codes(events[0])), (["Finished"], ["550", "550"]))
+        connection = self.begun(self.TWO, self.OFFERS)
+        self.assertEqual(kinds(connection.receive(b"501 what?\r\n503 a\r\n503 b\r\n")), ["Finished", "Ready"])
+
+    def test_mail_refused_rcpt_taken(self) -> None:
+        connection = self.begun(self.ONE, self.OFFERS)
+        events = connection.receive(b"501 no\r\n250 ok\r\n")
+        self.assertEqual(kinds(events), ["Finished", "Closed"])
+
+    def test_not_offered(self) -> None:
+        """RFC 3030 §3: under no circumstances."""
+        for offers in (PIPELINING, b"250-mx\r\n250 BINARYMIME\r\n", b"250-mx\r\n250 CHUNKING\r\n"):
+            connection = self.opened(offers)
+            (finished, _) = connection.begin(self.ONE)
+            assert isinstance(finished, Finished)
+            self.assertEqual(str(finished.outcomes[0].reply)[:9], "554 5.6.1")
+            self.assertEqual(connection.take(), b"")

@@ -1,7 +1,8 @@
 """Delivers into Maildirs.
 
 A thread of a small pool writes each message to ``tmp``, syncs it, links it into ``new`` and syncs that: only then is it
-delivered.  Lines end with LF on disk, as everywhere on Unix; IMAP servers give CRLF back.
+delivered.  Lines end with LF on disk, as everywhere on Unix; IMAP servers give CRLF back.  A binary message (RFC 3030
+§3) is written as it is.
 """
 
 from __future__ import annotations
@@ -75,7 +76,14 @@ class MaildirAgent:
             boxes: list[tuple[int, files.Box]] = []
             for index, recipient in enumerate(recipients):
                 try:
-                    wanted = files.box(self._template, self._state_dir, recipient, job.message.sender, self._delimiter)
+                    wanted = files.box(
+                        self._template,
+                        self._state_dir,
+                        recipient,
+                        job.message.sender,
+                        self._delimiter,
+                        job.message.body == "BINARYMIME",
+                    )
                 except MailError as error:
                     outcomes[index] = error.reply
                 else:

@@ -113,23 +113,28 @@ class Names:
 
 @attrs.frozen
 class Box:
-    """One copy to deliver: for whom, into which Maildir, which folder if it is there, and the lines that go before."""
+    """One copy to deliver: for whom, into which Maildir, which folder if it is there, and the lines that go before.
+
+    ``binary``: the content's octets stay as they are (RFC 3030 §3); otherwise its lines end with LF on disk.
+    """
 
     recipient: Recipient
     maildir: str
     folder: str
     lines: bytes
+    binary: bool = False
 
 
-def box(template: str, state_dir: str, recipient: Recipient, sender: str, delimiter: str) -> Box:
+def box(template: str, state_dir: str, recipient: Recipient, sender: str, delimiter: str, binary: bool = False) -> Box:
     """The copy of one recipient.  Raises :class:`MailError`."""
     path, folder = mailbox_path(template, state_dir, recipient.address, delimiter)
     lines = [f"Return-Path: <{sender}>"]
     if recipient.original and recipient.original != recipient.address:
         lines.append(f"X-Original-To: {recipient.original}")
     lines.append(f"Delivered-To: {recipient.address}")
-    text = "".join("".join(letter for letter in line if letter >= " ") + "\n" for line in lines)
-    return Box(recipient, path, folder, text.encode("utf-8", "replace"))
+    end = "\r\n" if binary else "\n"
+    text = "".join("".join(letter for letter in line if letter >= " ") + end for line in lines)
+    return Box(recipient, path, folder, text.encode("utf-8", "replace"), binary)
 
 
 class Copy:
@@ -143,6 +148,7 @@ class Copy:
         self._folder = _folder(wanted)
         self._path = self._folder / "tmp" / name
         self._before = wanted.lines
+        self._binary = wanted.binary
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(self._path, flags, 0o600)
@@ -152,7 +158,8 @@ class Copy:
 
     def write(self, data: bytes) -> None:
         """Add content, as it is on the wire."""
-        data, self._carry = crlf_to_lf(data, self._carry)
+        if not self._binary:
+            data, self._carry = crlf_to_lf(data, self._carry)
         if self._before:
             data, self._before = self._before + data, b""
         self._put(data)
@@ -164,8 +171,8 @@ class Copy:
         os.fsync(self._fd)
         os.close(self._fd)
         self._fd = -1
-        # Dovecot takes both sizes from the name: octets on disk, and octets with CRLF.
-        name = f"{self._name},S={self._size},W={self._size + self._lines}"
+        # Dovecot takes both sizes from the name: octets on disk, and octets with CRLF, where we know them.
+        name = f"{self._name},S={self._size}" + ("" if self._binary else f",W={self._size + self._lines}")
         new = self._folder / "new"
         tmp, path = self._path, new / name
         try:

@@ -179,7 +179,8 @@ class _Agent:
         message, content = attempt.job.message, attempt.job.content
         recipients = attempt.job.delivery.recipients
         whole = content.whole
-        eight_bit = message.body == "8BITMIME" or (whole is not None and not whole.isascii())
+        binary = message.body == "BINARYMIME"
+        eight_bit = message.body == "8BITMIME" or (not binary and whole is not None and not whole.isascii())
         if eight_bit and not client.eight_bit:
             # What was declared may be more than what is there: only octets beyond ASCII need the extension.
             try:
@@ -202,6 +203,7 @@ class _Agent:
             message.envid,
             wishes,
             message.utf8,
+            binary,
         )
         return await client.send(transfer, content)
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-Body = Literal["7BIT", "8BITMIME"]
+Body = Literal["7BIT", "8BITMIME", "BINARYMIME"]
+"""What the content of a message is: text of ASCII, text beyond it (RFC 6152), or any octets (RFC 3030 §3)."""
 State = Literal["queued", "held"]
 Occasion = Literal["SUCCESS", "FAILURE", "DELAY"]
 Return = Literal["", "FULL", "HDRS"]

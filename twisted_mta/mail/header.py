@@ -16,6 +16,9 @@ SOFT_LIMIT = 78
 HARD_LIMIT = 998
 """Characters of a line of ours, without its CRLF (RFC 5322 §2.1.1)."""
 
+LINE = 1000
+"""Octets of a line that is not complete, above the limit of the section, after which it is no longer waited for."""
+
 # Lines that may belong to a header section: a field's first line, or one that continues it.  No backtracking.
 _LINES = re.compile(rb"(?:(?:[!-9;-~]++[ \t]*+:|[ \t])[^\r\n]*+\r\n)*+")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -47,7 +50,7 @@ class Head:
         self.complete = False
 
     def feed(self, data: bytes) -> bool:
-        """Take content, of which all lines end with CRLF; True once the section is complete.
+        """Take content; True once the section is complete.
 
         Raises :class:`HeaderTooLarge`.
         """
@@ -65,6 +68,8 @@ class Head:
         if checked > self._limit:
             raise HeaderTooLarge(Reply(552, "5.3.4", f"The header section is larger than {self._limit} octets"))
         if buffer.find(b"\r\n", checked) < 0:
+            if len(buffer) > self._limit + LINE:
+                raise HeaderTooLarge(Reply(552, "5.3.4", f"The header section is larger than {self._limit} octets"))
             if buffer is not self._buffer:
                 self._buffer += buffer
             self._checked = checked
@@ -82,6 +87,18 @@ class Head:
         self._fields = bytes(buffer[:end])
         self._rest = bytes(buffer[end:])
         self._buffer = bytearray()
+
+    @property
+    def sound(self) -> bool:
+        """Whether the section is text as RFC 5322 §2.1 has it, and a blank line (or nothing) is behind it.
+
+        To be asked before :meth:`take`.  Of content without bare CR, LF and NUL, and with short lines, only the blank
+        line can be missing.
+        """
+        fields = self._fields
+        if b"\0" in fields or (self._rest and not self._rest.startswith(b"\r\n")):
+            return False
+        return max(map(len, fields.split(b"\r\n"))) <= HARD_LIMIT
 
     @property
     def fields(self) -> bytes:

@@ -92,9 +92,10 @@ def write(notice: Notice) -> bytes:
 
 
 def _returned(notice: Notice) -> bytes:
-    """The third part: the message, if it failed, RET=FULL and it is small; else its header section."""
+    """The third part: the message, if it failed, RET=FULL and it is small text; else its header section."""
     message, content = notice.message, notice.head
-    if notice.kind != "failed" or message.ret != "FULL" or message.chunks != 1 or len(content) != message.size:
+    whole = message.chunks == 1 and len(content) == message.size and message.body != "BINARYMIME"
+    if notice.kind != "failed" or message.ret != "FULL" or not whole:
         kind = "text/rfc822-headers; charset=utf-8" if notice.to.isascii() else "message/global-headers"
         return _part(kind, header_section(content), "Header of the message", fields=not notice.to.isascii())
     encoding = "7bit" if content.isascii() else "8bit"

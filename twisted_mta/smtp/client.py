@@ -131,6 +131,12 @@ class MtaClient(ESMTPClient):
         return self._connection.capabilities.eight_bit
 
     @property
+    def binary(self) -> bool:
+        """Whether the server takes any octets (RFC 3030 §3)."""
+        offers = self._connection.capabilities
+        return offers.binary and offers.chunking
+
+    @property
     def recipients_max(self) -> int:
         """How many recipients the server takes in one transaction, 0 for any number (RFC 9422)."""
         return self._connection.capabilities.recipients
@@ -240,7 +246,7 @@ class MtaClient(ESMTPClient):
             elif kind is Ready:
                 self._became_ready()
             elif kind is SendContent:
-                self._send_content()
+                self._send_content(event.chunk)  # type: ignore[attr-defined]
             elif kind is StartTls:
                 self.transport.startTLS(self.context)
             elif kind is Closed:
@@ -285,20 +291,21 @@ class MtaClient(ESMTPClient):
 
     # Content
 
-    def _send_content(self) -> None:
+    def _send_content(self, chunk: bool) -> None:
         if self._connection.state is not State.CONTENT:
             return  # refused, or lost, by what came right behind the 354
         content = self._content
         assert content is not None
         if content.whole is not None:
-            immediate.write(self.transport, stuff(content.whole))
+            whole = b"BDAT %d LAST\r\n%b" % (content.size, content.whole) if chunk else stuff(content.whole)
+            immediate.write(self.transport, whole)
             self._connection.content_sent()
         else:
-            Deferred.fromCoroutine(self._stream(content)).addErrback(self._unreadable)
+            encoder = _OneChunk(content.size) if chunk else DotStuffer()
+            Deferred.fromCoroutine(self._stream(content, encoder)).addErrback(self._unreadable)
 
-    async def _stream(self, content: Content) -> None:
+    async def _stream(self, content: Content, encoder: DotStuffer | _OneChunk) -> None:
         """Send chunk by chunk; the next is read when the transport has room: at most two are in memory."""
-        stuffer = DotStuffer()
         self._paused = False
         self.transport.registerProducer(self, True)
         try:
@@ -311,9 +318,9 @@ class MtaClient(ESMTPClient):
                 chunk = await content.read(number)
                 if self._connection.state is not State.CONTENT or self._gone:
                     return  # refused half-way, or lost
-                data = stuffer.encode(chunk)
+                data = encoder.encode(chunk)
                 if number == content.chunks - 1:
-                    data += stuffer.finish()
+                    data += encoder.finish()
                     self._connection.content_sent()
                 immediate.write(self.transport, data)
                 self._arm()
@@ -398,6 +405,31 @@ class MtaClient(ESMTPClient):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+
+class _OneChunk:
+    """Content as one BDAT carries it (RFC 3030 §2): the command goes before, and the octets stay as they are.
+
+    Raises :class:`ValueError` where there are more or less than announced: the server would take content for commands.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._command = b"BDAT %d LAST\r\n" % size
+        self._left = size
+
+    def encode(self, data: bytes) -> bytes:
+        """A piece as it goes onto the wire."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("the content is longer than its size")
+        command, self._command = self._command, b""
+        return command + data
+
+    def finish(self) -> bytes:
+        """Nothing: the size has said where the end is."""
+        if self._left:
+            raise ValueError("the content is shorter than its size")
+        return b""
 
 
 def _tls_words(reason: Failure) -> str:

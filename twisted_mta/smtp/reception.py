@@ -1,7 +1,7 @@
 """Taking one message in: header section, storing, routing, commit, hand-over.
 
 Source: RFC 5321 §4.4 (trace fields), §6.1 (responsibility begins with the 250), §6.3 (loops), RFC 6409 §8 (what is
-added to and removed from mail that users hand in), RFC 6532 §3 (UTF-8 in header fields).
+added to and removed from mail that users hand in), RFC 6532 §3 (UTF-8 in header fields), RFC 3030 §3 (binary content).
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ UNROUTABLE = "error:unroutable"
 first attempt asks the router again, and bounces them."""
 
 _RETURN: dict[str, Return] = {"": "", "FULL": "FULL", "HDRS": "HDRS"}
+UNSOUND = Reply(
+    554,
+    "5.6.0",
+    "The header section of a binary message has lines of at most 998 octets that end with CRLF, no NUL, "
+    "and an empty line behind it",
+)
+"""RFC 3030 §3: what the octets of a binary message mean is said by its header, so that must be beyond doubt."""
 _TROUBLE = Reply(451, "4.3.0", "Local trouble: please try again later")
 _log = Logger()
 
@@ -148,7 +155,7 @@ class Inbound:
         self._over = False
 
     def write(self, data: bytes) -> Deferred[None] | None:
-        """Add content, in which all lines end with CRLF.
+        """Add content: lines that end with CRLF, or after BODY=BINARYMIME any octets.
 
         A Deferred: give no more until it fires.  It never fails, nor does this raise for what the content or the
         store do: once the message is to be refused, :meth:`finish` says so and what comes until then is dropped.
@@ -178,6 +185,8 @@ class Inbound:
                     await waiting
             if self._refusal is not None:
                 raise self._refusal
+            if self._transaction.body == "BINARYMIME":
+                return await self._commit("BINARYMIME")
             return await self._commit("8BITMIME" if eight_bit else "7BIT")
         except BaseException:
             self.abort()
@@ -200,6 +209,8 @@ class Inbound:
         settings = self._reception.settings
         if self._head.count("Received") > settings.smtp.hops:
             raise MailError(Reply(554, "5.4.6", f"The message has passed more than {settings.smtp.hops} hosts: a loop"))
+        if self._transaction.body == "BINARYMIME" and not self._head.sound:
+            raise MailError(UNSOUND)
         if not self._hooks:
             return self._store_head()
         finished: Deferred[None] = Deferred()

@@ -372,6 +372,7 @@ class MtaServer(ESMTP):
             b"ENHANCEDSTATUSCODES": None,
             b"DSN": None,
             b"CHUNKING": None,
+            b"BINARYMIME": None,
             b"SMTPUTF8": None,
             b"HELP": None,  # RFC 5321 §4.1.1.1: every command that §4.5.1 does not ask for
             b"LIMITS": [b"RCPTMAX=%d" % self.factory.settings.smtp.recipients],

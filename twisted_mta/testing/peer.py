@@ -23,7 +23,8 @@ _PATH = re.compile(rb"<([^>]*)>(.*)")
 
 @attrs.frozen
 class Mail:
-    """One message that a peer took.  ``content`` is without dot-stuffing and final dot, CRLF as they came."""
+    """One message that a peer took.  ``content`` is without dot-stuffing and final dot, CRLF as they came; by BDAT it
+    is what came, octet for octet."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -63,6 +64,8 @@ class Peer(protocol.Protocol):
         self._took = took
         self._buffer = b""
         self._in_content = False
+        self._chunk: tuple[int, bool] | None = None
+        self._chunks = b""
         self._secure = False
         self._gone = False
         self._reset()
@@ -70,6 +73,7 @@ class Peer(protocol.Protocol):
     def _reset(self) -> None:
         self._sender: str | None = None
         self._parameters = ""
+        self._chunks = b""
         self._recipients: list[str] = []
 
     def connectionMade(self) -> None:  # noqa: N802
@@ -83,8 +87,13 @@ class Peer(protocol.Protocol):
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Commands and content, in whatever pieces."""
         self._buffer += data
-        while not self._gone and (self._content() if self._in_content else self._command()):
+        while not self._gone and self._next():
             pass
+
+    def _next(self) -> bool:
+        if self._chunk is not None:
+            return self._take_chunk(*self._chunk)
+        return self._content() if self._in_content else self._command()
 
     def _command(self) -> bool:
         line, found, rest = self._buffer.partition(b"\r\n")
@@ -146,6 +155,30 @@ class Peer(protocol.Protocol):
         elif self._say("DATA", "354 go on"):
             self._in_content = True
 
+    def _do_bdat(self, line: bytes) -> None:
+        words = line.split()
+        if not 2 <= len(words) <= 3 or not words[1].isdigit() or int(words[1]) > MAX_CONTENT:
+            self._leave()
+            return
+        self._chunk = (int(words[1]), len(words) == 3 and words[2].upper() == b"LAST")
+
+    def _take_chunk(self, size: int, last: bool) -> bool:
+        """RFC 3030 §2: so many octets, whatever they are."""
+        if "body" in self.behaviour.disconnect and self._buffer:
+            self._leave()
+            return False
+        if len(self._buffer) < size:
+            return False
+        chunk, self._buffer, self._chunk = self._buffer[:size], self._buffer[size:], None
+        if not self._recipients:
+            self._say("BDAT", "554 5.5.1 no valid recipients")
+        elif last:
+            content, self._chunks = self._chunks + chunk, b""
+            self._end_of_content(content)
+        elif self._say("BDAT", f"250 2.0.0 {size} octets"):
+            self._chunks += chunk
+        return True
+
     def _content(self) -> bool:
         if "body" in self.behaviour.disconnect and self._buffer:
             self._leave()
@@ -197,6 +230,7 @@ class Peer(protocol.Protocol):
         "MAIL": _do_mail,
         "RCPT": _do_rcpt,
         "DATA": _do_data,
+        "BDAT": _do_bdat,
         "RSET": _do_rset,
         "NOOP": _do_noop,
         "QUIT": _do_quit,

@@ -25,6 +25,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     starttls: bool = False
     dsn: bool = False
     smtputf8: bool = False
+    chunking: bool = False
+    binary: bool = False
     recipients: int = 0
     mails: int = 0
     keywords: dict[str, str] = {}
@@ -54,6 +56,8 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         starttls="STARTTLS" in keywords,
         dsn="DSN" in keywords,
         smtputf8="SMTPUTF8" in keywords,
+        chunking="CHUNKING" in keywords,
+        binary="BINARYMIME" in keywords,
         recipients=limits.get("RCPTMAX", 0),
         mails=limits.get("MAILMAX", 0),
         keywords=keywords,

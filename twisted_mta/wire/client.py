@@ -1,8 +1,8 @@
 """The client's side of SMTP and LMTP as a state machine.  Sans-I/O: bytes in, events and bytes out.
 
 Source: RFC 5321 §3, §4.2, §4.5.3.2; RFC 2920 (PIPELINING); RFC 3207 (STARTTLS); RFC 1870 (SIZE); RFC 6152 (8BITMIME);
-RFC 3461 (DSN); RFC 6531 (SMTPUTF8); RFC 2033 (LMTP).  One :class:`ClientConnection` is one connection; it carries any
-number of transactions after another.
+RFC 3461 (DSN); RFC 6531 (SMTPUTF8); RFC 3030 (BINARYMIME); RFC 2033 (LMTP).  One :class:`ClientConnection` is one
+connection; it carries any number of transactions after another.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class ClientConnection:
 
     __slots__ = (
         "_accepted",
+        "_binary",
         "_confused",
         "_expected",
         "_lmtp",
@@ -76,6 +77,7 @@ class ClientConnection:
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._mail_ok = False
         self._confused = False
+        self._binary = False
         self.capabilities: Capabilities = NONE
         self.secure = False
         self.state = State.OPENING
@@ -149,6 +151,7 @@ class ClientConnection:
         self._outcomes = [None] * len(transfer.recipients)
         self._accepted = []
         self._mail_ok = self._confused = False
+        self._binary = transfer.binary
         events: list[Event] = []
         refusal = self._refusal(transfer)
         if refusal is not None:
@@ -175,8 +178,9 @@ class ClientConnection:
             for index, command in paths:
                 self._out.append(command)
                 self._expected.append(("rcpt", index))
-            self._out.append(b"DATA\r\n")
-            self._expected.append(("data", 0))
+            if not self._binary:
+                self._out.append(b"DATA\r\n")
+                self._expected.append(("data", 0))
             self._unsent.clear()
         else:
             self._unsent = deque(paths)
@@ -307,11 +311,16 @@ class ClientConnection:
             return
         if self._unsent:
             self._next_recipient()
-        elif self._accepted:
+        elif not self._accepted:
+            self._finish(events)
+        elif not self._binary:
             self._out.append(b"DATA\r\n")
             self._expected.append(("data", 0))
+        elif self._mail_ok:
+            self.state = State.CONTENT
+            events.append(SendContent(chunk=True))
         else:
-            self._finish(events)
+            self._broken(events, "took recipients without a sender")
 
     def _on_data(self, reply: Reply, index: int, events: list[Event]) -> None:
         kind = reply.code // 100
@@ -379,6 +388,8 @@ class ClientConnection:
         if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
             words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
             return Reply(552, "5.3.4", words)
+        if transfer.binary and not (offers.binary and offers.chunking):  # RFC 3030 §3
+            return Reply(554, "5.6.1", "The message has binary content, which the server does not take (no BINARYMIME)")
         if transfer.eight_bit and not offers.eight_bit:  # RFC 6152 §3
             words = "The message has 8-bit content, which the server does not take (no 8BITMIME)"
             return Reply(554, "5.6.3", words)
@@ -387,7 +398,7 @@ class ClientConnection:
     def _mail(self, transfer: Transfer, beyond: bool) -> bytes:
         sender = transfer.sender and path(transfer.sender, self.capabilities.smtputf8)
         size = b" SIZE=%d" % transfer.size if self.capabilities.size is not None else b""
-        body = b" BODY=8BITMIME" if transfer.eight_bit else b""
+        body = b" BODY=BINARYMIME" if transfer.binary else b" BODY=8BITMIME" if transfer.eight_bit else b""
         report = report_wishes(transfer) if (transfer.ret or transfer.envid) and self.capabilities.dsn else b""
         utf8 = b" SMTPUTF8" if beyond or (sender and not sender.isascii()) else b""
         return b"MAIL FROM:<%b>%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8)

@@ -1,7 +1,7 @@
 """SMTP commands as a server reads them: one value for each, and the parsers that make them.  Sans-I/O.
 
 Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
-RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT), RFC 6531 §3.4 (SMTPUTF8).
+RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 6531 §3.4 (SMTPUTF8).
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ _NO_ARGUMENT = Reply(501, "5.5.4", "This command takes no argument")
 _DATA, _RESET, _NOOP, _QUIT, _HELP = Data(), Reset(), Noop(), Quit(), Help()
 _VERIFY, _EXPAND, _START_TLS = Verify(), Expand(), StartTls()
 _NO_PARAMS: dict[str, str] = {}
+_BODIES: dict[str, Body] = {"7BIT": "7BIT", "8BITMIME": "8BITMIME", "BINARYMIME": "BINARYMIME"}
 
 
 def _size(value: str) -> None:
@@ -174,8 +175,8 @@ def _size(value: str) -> None:
 
 
 def _body(value: str) -> None:
-    if value.upper() not in ("7BIT", "8BITMIME"):
-        raise CommandError(Reply(501, "5.5.4", "BODY= is 7BIT or 8BITMIME"))
+    if value.upper() not in _BODIES:
+        raise CommandError(Reply(501, "5.5.4", "BODY= is 7BIT, 8BITMIME or BINARYMIME"))
 
 
 def _auth_sender(value: str) -> None:
@@ -267,7 +268,7 @@ def mail(argument: str) -> Mail:
     if not rest:
         return Mail(sender, 0, "7BIT", _NO_PARAMS)
     params = _params(rest, _MAIL_PARAMS)
-    body: Body = "8BITMIME" if params.get("BODY", "").upper() == "8BITMIME" else "7BIT"
+    body = _BODIES[params["BODY"].upper()] if "BODY" in params else "7BIT"
     return Mail(sender, int(params.get("SIZE", "0")), body, params)
 
 

@@ -121,7 +121,7 @@ class ContentDecoder:
 class ChunkDecoder(ContentDecoder):
     """Takes content that comes in chunks of known sizes (RFC 3030): no dot has a meaning.
 
-    What may be in it is the same as after DATA, since BINARYMIME is not offered.  A CRLF that its end lacks is added.
+    What may be in it is the same as after DATA.  A CRLF that its end lacks is added.
     """
 
     __slots__ = ()
@@ -141,3 +141,19 @@ class ChunkDecoder(ContentDecoder):
         elif text.endswith(b"\r"):  # perhaps half of a CRLF
             text, self._held = text[:-1], b"\r"
         return self._decode(text, False) if text else b""
+
+
+class BinaryDecoder(ChunkDecoder):
+    """Takes the content of a message with BODY=BINARYMIME: any octets, which stay as they are (RFC 3030 §3).
+
+    Only the size is looked at.  ``eight_bit`` says nothing here.
+    """
+
+    __slots__ = ()
+
+    def take(self, data: bytes, last: bool) -> bytes:
+        """Take ``data``; what is given out is the same, unless the content is too large."""
+        self.size += len(data)
+        if self.flaw is None and self.size > self._limit:
+            self.flaw = too_large(self._limit)
+        return data if self.flaw is None else b""

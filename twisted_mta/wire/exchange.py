@@ -1,7 +1,7 @@
 """What the client's state machine says and is told: values, with their waits and the form of addresses.
 
-Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 6152; RFC 3461;
-RFC 6531.
+Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 3030; RFC 6152;
+RFC 3461; RFC 6531.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Transfer(msgspec.Struct, frozen=True):
     and ``envid``, and in ``wishes`` NOTIFY and ORCPT of each recipient, are passed on to servers that offer DSN
     (RFC 3461 §5.2.1); ``wishes`` may be empty when nobody has one.
     ``utf8``: the header section has UTF-8, and goes only to servers that offer SMTPUTF8 (RFC 6531 §3.6).
+    ``binary``: the content is any octets, and goes by BDAT, only to servers that offer BINARYMIME (RFC 3030 §3).
     """
 
     sender: str
@@ -51,6 +52,7 @@ class Transfer(msgspec.Struct, frozen=True):
     envid: str = ""
     wishes: tuple[tuple[str, str], ...] = ()
     utf8: bool = False
+    binary: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -73,7 +75,12 @@ class Ready(Event, frozen=True):
 
 
 class SendContent(Event, frozen=True):
-    """Send the content dot-stuffed, with the dot that ends it, then call :meth:`ClientConnection.content_sent`."""
+    """Send the content dot-stuffed, with the dot that ends it, then call :meth:`ClientConnection.content_sent`.
+
+    ``chunk``: send it as it is instead, behind ``BDAT size LAST`` (RFC 3030 §2).
+    """
+
+    chunk: bool = False
 
 
 class Finished(Event, frozen=True):

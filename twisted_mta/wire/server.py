@@ -1,7 +1,7 @@
 """The server's side of an SMTP session, sans-I/O: bytes in, commands out, one at a time.
 
 Source: RFC 5321 §4.1.4 (order of commands), §4.1.1 and §2.3.8 (lines), §4.5.3.1 (sizes), RFC 2920 (pipelining),
-RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH), RFC 3030 §2 (BDAT).
+RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH), RFC 3030 §2 (BDAT) and §3 (BINARYMIME).
 
 A caller feeds :meth:`ServerConnection.receive` and takes events from :meth:`ServerConnection.next_event`.  After a
 command there is no further event until :meth:`ServerConnection.answer` has its reply, however much a client has
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..mail.status import Reply
 from . import commands as c
-from .content import SLACK, ChunkDecoder, ContentDecoder, too_large
+from .content import SLACK, BinaryDecoder, ChunkDecoder, ContentDecoder, too_large
 from .order import AUTH_REFUSALS, ORDER, TLS_REFUSALS, AuthState, State, TlsState
 from .sasl import MAX_LINE as MAX_AUTH_LINE
 from .sasl import TOO_LONG
@@ -32,6 +32,8 @@ NOT_ASCII_ADDRESS = Reply(553, "5.6.7", "Addresses beyond ASCII need SMTPUTF8 wi
 NOT_UTF8 = Reply(553, "5.6.7", "Addresses beyond ASCII are written in UTF-8")
 UNKNOWN = Reply(500, "5.5.1", "This command is not known")
 NO_CHUNK = Reply(421, "4.5.4", "BDAT without a valid size: what follows cannot be told from commands; closing")
+BINARY_DATA = Reply(503, "5.5.1", "A message with BODY=BINARYMIME is sent with BDAT: send RSET, or BDAT")
+"""RFC 3030 §3."""
 OTHER_PROTOCOL = Reply(421, "4.7.0", "This is an SMTP server: closing")
 BEHIND_STARTTLS = Reply(421, "4.7.0", "Commands were sent behind STARTTLS: closing")
 _OTHER_PROTOCOLS = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"TRACE"))
@@ -67,6 +69,7 @@ class ServerConnection:
     """
 
     __slots__ = (
+        "_binary",
         "_buffer",
         "_chunk",
         "_content",
@@ -87,6 +90,7 @@ class ServerConnection:
         self._buffer = b""
         self._position = 0
         self._utf8 = False
+        self._binary = False
         self._junk = 0
         self._overlong: c.Refused | None = None
         self._content: ContentDecoder | None = None
@@ -161,6 +165,7 @@ class ServerConnection:
                     self._content = ContentDecoder(self.limit, self.replace)
                 elif kind is c.Mail:
                     self._utf8 = "SMTPUTF8" in pending.params  # type: ignore[attr-defined]
+                    self._binary = pending.body == "BINARYMIME"  # type: ignore[attr-defined]
                 elif kind is c.Hello:
                     self._content = None
                 elif kind is c.Quit:
@@ -233,6 +238,8 @@ class ServerConnection:
                 refusal = TLS_REFUSALS.get(self.tls) or (BEHIND_STARTTLS if self._buffer else None)
             elif name == "AUTH":
                 refusal = AUTH_REFUSALS.get(self.auth)
+            elif name == "DATA" and self._binary:
+                refusal = BINARY_DATA
         if refusal is not None:
             return c.Refused(name, refusal)
         try:
@@ -321,7 +328,7 @@ class ServerConnection:
     def _begin_chunk(self, command: c.Command) -> None:
         assert isinstance(command, c.Chunk)
         if self._content is None:
-            self._content = ChunkDecoder(self.limit, self.replace)
+            self._content = BinaryDecoder(self.limit) if self._binary else ChunkDecoder(self.limit, self.replace)
         self._chunk = command
         self._drain = command.size
         self.state = "chunk"
