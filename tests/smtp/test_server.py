@@ -79,6 +79,7 @@ class GreetingTests(SynchronousTestCase):
                 b"250-ENHANCEDSTATUSCODES",
                 b"250-DSN",
                 b"250-CHUNKING",
+                b"250-BINARYMIME",
                 b"250-SMTPUTF8",
                 b"250-HELP",
                 b"250 LIMITS RCPTMAX=1000",
