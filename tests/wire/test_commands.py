@@ -70,6 +70,7 @@ class MailTests(Case):
         self.assertEqual((command.size, command.body), (1000, "8BITMIME"))
         self.assertEqual(command.params, {"SIZE": "1000", "BODY": "8bitmime", "AUTH": "ann+40isp.example"})
         self.assertEqual(c.mail("FROM:<a@b.example> BODY=7BIT AUTH=<>").body, "7BIT")
+        self.assertEqual(c.mail("FROM:<a@b.example> BODY=binarymime").body, "BINARYMIME")
 
     def test_what_to_return_in_reports(self) -> None:
         command = c.mail("FROM:<ann@isp.example> ret=full envid=QQ+2B314159")
@@ -96,7 +97,7 @@ class MailTests(Case):
             ("SIZE=-1", 501),
             ("SIZE=1x", 501),
             ("SIZE=" + "9" * 21, 501),
-            ("BODY=BINARYMIME", 501),
+            ("BODY=BINARY", 501),
             ("BODY", 501),
             ("AUTH=a=b", 501),
             ("AUTH=+zz", 501),
