@@ -58,7 +58,7 @@ class Sample(SynchronousTestCase):
     def test_a_changed_value_holds(self) -> None:
         """Taking away one # anywhere is enough: the tables' headings are there."""
         text = (ROOT / reference.SAMPLE).read_text("utf-8")
-        changed = text.replace("#hops = 50", "hops = 51").replace("#queued_messages = 10000", "queued_messages = 7")
+        changed = text.replace("#hops = 100", "hops = 51").replace("#queued_messages = 10000", "queued_messages = 7")
         settings = config.parse(changed)
         self.assertEqual((settings.smtp.hops, settings.quota["default"].queued_messages), (51, 7))
 

@@ -69,6 +69,10 @@ def _process(settings: Settings) -> Iterator[Problem]:
         value = settings.hostname or os.uname().nodename
         wrong = "is not a full domain name, which other hosts refuse in EHLO (RFC 5321 §2.3.5)"
         yield _warning("hostname", value, wrong, 'write the name that your address resolves to: "mx1.isp.example"')
+    for key, name in (("hostname", settings.hostname), ("relay.hostname", settings.relay.hostname)):
+        if "_" in name:
+            wrong = "has an underscore, which the name of a mail host may not have (RFC 5321 §4.1.2)"
+            yield _error(key, name, wrong, "write a name of letters, digits, hyphens and dots")
     log, state = Path(settings.log.file).absolute(), Path(settings.state_dir).absolute()
     if settings.log.file not in ("", "-") and not log.parent.is_dir() and not log.is_relative_to(state):
         yield _error("log.file", settings.log.file, "is in a folder that does not exist", "make the folder first")

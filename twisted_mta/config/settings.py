@@ -97,8 +97,8 @@ class Smtp:
     """The largest message anybody may send; shown as SIZE (RFC 1870)."""
     header_bytes: Size = Size(256 * KIB)
     """The largest header section."""
-    hops: Positive = 50
-    """Received fields after which a message is taken to loop (RFC 5321 §6.3)."""
+    hops: Positive = 100
+    """Received fields after which a message is taken to loop; RFC 5321 §6.3 asks for 100 at least."""
     commands: Positive = 10000
     """Commands in one session before it is ended."""
     errors: Positive = 20
