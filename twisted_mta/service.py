@@ -28,9 +28,10 @@ from . import config
 from .admin.http import admin_site
 from .admin.statusfile import AlreadyRunning, ListenerStatus, Status, StatusFile, open_status, status_of, version
 from .config.settings import Settings
+from .config.units import UNIX
 from .mail.events import Service as ServiceEvent
 from .mail.status import MailError
-from .runtime import certificates, limits, names, privileges, sockets, tuning
+from .runtime import certificates, limits, names, privileges, sockets, tuning, unix_sockets
 from .runtime.pidfile import PidFile
 from .runtime.sdnotify import Notifier, Systemd, watchdog_seconds
 from .runtime.signals import Signals
@@ -83,6 +84,7 @@ class MtaService(MultiService):
         self._starting: Deferred[None] | None = None
         self._turns = DeferredLock()
         self._left = False
+        self._took_over = False
         self.on_refusal: Callable[[str], object] | None = None
         """Is given the words when the service can't start."""
         self.trouble = "starting"
@@ -107,22 +109,31 @@ class MtaService(MultiService):
             log_file = "" if settings.log.file == "-" else settings.log.file
             if log_file:
                 privileges.make_log(log_file, account)
-            self._bind()
+            self._bind(account)
             privileges.drop(account)
             if log_file:
                 privileges.check_log(log_file)
-        except (config.ConfigError, privileges.PrivilegeError, sockets.BindError, OSError) as error:
+        except (config.ConfigError, privileges.PrivilegeError, unix_sockets.BindError, OSError) as error:
             self._refuse(error)
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
-    def _bind(self) -> None:
-        wanted = [(name, address, it.port) for name, it in self.settings.listen.items() for address in it.address]
+    def _bind(self, account: privileges.Account | None) -> None:
+        wanted = [
+            (name, address, 0 if address.startswith(UNIX) else it.port)
+            for name, it in self.settings.listen.items()
+            for address in it.address
+        ]
         if self.settings.admin.listen:
             address, _, port = self.settings.admin.listen.rpartition(":")
             wanted.append(("", address.strip("[]"), int(port)))
         for name, address, number in wanted:
             inherited = self._inherited.take(address, number) if self._inherited is not None else None
-            self._bound.append((name, address, number, inherited or sockets.bind(address, number)))
+            self._bound.append((name, address, number, inherited or self._open(name, address, number, account)))
+
+    def _open(self, name: str, address: str, port: int, account: privileges.Account | None) -> socket.socket:
+        if address.startswith(UNIX):
+            return unix_sockets.bind_for(self.settings, name, address.removeprefix(UNIX), account)
+        return sockets.bind(address, port)
 
     def _refuse(self, error: BaseException) -> NoReturn:
         """End the start with words instead of a traceback: what went wrong is the machine's state, not a defect."""
@@ -172,10 +183,11 @@ class MtaService(MultiService):
         self.trouble = ""
         assert self._status_file is not None
         assert self._status is not None
-        self._event("ready", ", ".join(f"{one.name} on {one.address}:{one.port}" for one in self._listeners()))
+        self._event("ready", ", ".join(f"{one.name} on {one.place}" for one in self._listeners()))
         if self._inherited is not None:
             self._status_file.update(self._status)
             self._inherited.ready()
+            self._took_over = True
             self._event("took-over", f"from process {self._inherited.pid}")
         self._add(Systemd(self._reactor, self._notifier, watchdog=self._watchdog, status=self._words))
         self._watch = LoopingCall(self._show)
@@ -226,7 +238,8 @@ class MtaService(MultiService):
         found = []
         for name, _, _, one in self._bound:
             if name:
-                (address, port, *_), listener = one.getsockname(), self.settings.listen[name]
+                listener, place = self.settings.listen[name], one.getsockname()
+                address, port = (f"{UNIX}{place}", 0) if isinstance(place, str) else place[:2]
                 found.append(
                     ListenerStatus(name=name, role=listener.role, tls=listener.tls, address=address, port=port)
                 )
@@ -381,8 +394,12 @@ class MtaService(MultiService):
                 await stopped
 
     def _unbind(self) -> None:
-        for *_, one in self._bound:
+        for _, address, _, one in self._bound:
             one.close()
+            # After an upgrade, or before one that fails, another process listens there.
+            if address.startswith(UNIX) and not self._left and (self._inherited is None or self._took_over):
+                unix_sockets.remove(address.removeprefix(UNIX))
+        self._bound = []
 
 
 def _bytes(pair: certificates.Pair) -> tuple[bytes, bytes]:

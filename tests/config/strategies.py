@@ -21,7 +21,8 @@ _HOST_PORT = st.one_of(
 _ENDPOINT = st.one_of(_HOST_PORT, st.just("unix:/run/dovecot/lmtp"))
 
 _OF_KIND = {
-    kinds.IpAddress: _ADDRESS,
+    kinds.ListenAddress: _ADDRESS | st.just("unix:/run/mta/lmtp"),
+    kinds.FileMode: st.from_regex(r"0[0-7]{3}", fullmatch=True),
     kinds.Network: _NETWORK,
     kinds.Domain: _DOMAIN,
     kinds.MaybeDomain: st.just("") | _DOMAIN,

@@ -19,6 +19,7 @@ ANYBODY = "would let anybody relay"
 MANY = "would let a large part of the Internet relay"
 OWN = 'name the networks of your own clients, such as "192.0.2.0/24"'
 LOOP = "is our own listener: mail would go round in circles"
+LMTP = "[listen.a]\nrole = 'lmtp'\nport = 24\n"
 PUBLIC = '[listen.a]\naddress = ["0.0.0.0"]\n'
 
 # text of the file, key, value, what is wrong, mend
@@ -45,11 +46,40 @@ ERRORS: list[tuple[str, str, object, str, str]] = [
         "[listen.a]\naddress = ['127.0.0.1', '10.1.1.1']\nrole = 'submission'\ntls = 'none'\nport = 587",
         "listen.a.tls", "none", "would show passwords to the network at 10.1.1.1", "127.0.0.1 only",
     ),
+    (LMTP + "clients = ['0.0.0.0/0']", "listen.a.clients", "0.0.0.0/0", "would let anybody put mail in", "gateways"),
+    (LMTP + "clients = ['::/3']", "listen.a.clients", "::/3", "would let anybody put mail in", "gateways"),
     (
-        PUBLIC + "role = 'lmtp'", "listen.a.address", "0.0.0.0",
-        "would let anybody put mail into mailboxes", "listen on 127.0.0.1 or a private address",
+        LMTP + "relay = true\nclients = ['10.0.0.0/7']", "listen.a.clients", "10.0.0.0/7",
+        "would let a large part of the Internet relay: LMTP asks for no password", "gateways",
     ),
-    ("[listen.a]\naddress = ['2a00::1']\nrole = 'lmtp'", "listen.a.address", "2a00::1", "let anybody", "127.0.0.1"),
+    ("[listen.a]\nrole = 'lmtp'", "listen.a.port", 25, "must not be used for LMTP (RFC 2033 §5)", "write 24"),
+    (
+        "[listen.a]\nrole = 'lmtp'\naddress = ['unix:/run/lmtp', '::1']", "listen.a.port", 25,
+        "must not be used for LMTP (RFC 2033 §5)", "write 24",
+    ),
+    (LMTP + "relay = true", "listen.a.relay", True, "lets every program of this machine send anywhere", "clients ="),
+    (
+        "[listen.a]\nrole = 'lmtp'\naddress = ['unix:/run/lmtp']\nrelay = true\nsocket_mode = '666'",
+        "listen.a.socket_mode", "0666", "lets every program of this machine send anywhere", '"0660"',
+    ),
+    ("[listen.a]\nrelay = true", "listen.a.relay", True, 'is for role "lmtp" alone', "relay.networks"),
+    ("[listen.a]\naddress = ['unix:/run/mx']", "listen.a.address", "unix:/run/mx", 'for role "lmtp" alone', "IP"),
+    (
+        "[listen.a]\naddress = ['unix:/run/lmtp']\nrole = 'lmtp'\nsocket_group = 'no-such-group'",
+        "listen.a.socket_group", "no-such-group", "is no group of this machine", "one that exists",
+    ),
+    (
+        "[listen.a]\naddress = ['unix:/run/lmtp']\nrole = 'lmtp'\nsocket_user = 'no-such-user'",
+        "listen.a.socket_user", "no-such-user", "is no user of this machine", "one that exists",
+    ),
+    (
+        LMTP + "address = ['unix:/run/lmtp']\n[listen.b]\nrole = 'lmtp'\naddress = ['unix:/run/lmtp']",
+        "listen.b.address", "unix:/run/lmtp", "is taken by listen.a.address too", "own",
+    ),
+    (
+        "[listen.a]\naddress = ['unix:/run/lmtp']\nrole = 'lmtp'\n[local]\nlmtp = 'unix:/run/lmtp'",
+        "local.lmtp", "unix:/run/lmtp", LOOP, "another socket",
+    ),
     ("[listen.a]\n[listen.b]", "listen.b.address", "127.0.0.1", "and port 25 are taken by listen.a.address too", "own"),
     ("[listen.a]\naddress = ['::1', '::1']", "listen.a.address", "::1", "and port 25 are taken twice", "each its own"),
     ("[listen.a]\naddress = ['::', '::1']", "listen.a.address", "::1", "and port 25 are taken twice", "each its own"),
@@ -118,8 +148,8 @@ WARNINGS: list[tuple[str, str, object, str, str]] = [
     ("[listen.a]\nport = 465\ntls = 'implicit'", "listen.a.tls", "implicit", "not what other hosts speak", "starttls"),
     ("[listen.a]\nrole = 'submission'", "listen.a.port", 25, "is the port of mx", "write 587 or 465"),
     (
-        "[listen.a]\naddress = ['10.0.0.1']\nrole = 'lmtp'\nport = 24", "listen.a.address", "10.0.0.1",
-        "lets every host of that network put mail into mailboxes", "127.0.0.1",
+        LMTP + "address = ['10.0.0.1']", "listen.a.address", "10.0.0.1",
+        "LMTP serves this machine alone until clients names networks", "clients =",
     ),
     (
         PUBLIC + "role = 'submission'\nport = 587", "tls.certificate", "",
@@ -160,7 +190,11 @@ FINE = [
     "",
     "hostname = 'a.example'\n" + PUBLIC,
     "[listen.a]\nrole = 'submission'\ntls = 'none'\nport = 587",
-    "[listen.a]\naddress = ['::1']\nrole = 'lmtp'\nport = 24",
+    LMTP + "address = ['::1']",
+    LMTP + "address = ['10.0.0.1']\nclients = ['10.0.0.2', '10.1.0.0/16']\nrelay = true",
+    "[listen.a]\nrole = 'lmtp'\naddress = ['unix:/run/lmtp']\nrelay = true",
+    "[listen.a]\nrole = 'lmtp'\naddress = ['unix:/run/lmtp', 'unix:/run/other']\nsocket_mode = '0666'",
+    "[listen.a]\nclients = ['10.0.0.0/8']",
     "[listen.a]\naddress = ['127.0.0.1', '127.0.0.2', '::1']",
     "hostname = 'a.example'\n[listen.a]\naddress = ['0.0.0.0', '::']",
     "[listen.a]\nport = 0\n[listen.b]\nport = 0\n[admin]\nlisten = '127.0.0.1:0'",

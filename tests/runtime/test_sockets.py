@@ -9,7 +9,8 @@ from unittest import mock
 from twisted.internet.protocol import ServerFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from twisted_mta.runtime.sockets import BindError, adopt, bind
+from twisted_mta.runtime.sockets import adopt, bind
+from twisted_mta.runtime.unix_sockets import BindError
 
 
 class Bind(SynchronousTestCase):

@@ -263,9 +263,6 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(client.codes("RCPT TO:<joe@other.example>"), [250])
         self.assertEqual(client.codes("RCPT TO:<@isp.example:joe@other.example>"), [550])
 
-    def test_lmtp_is_not_served_yet(self) -> None:
-        self.assertRaises(ValueError, World, role="lmtp")
-
 
 class LimitTests(SynchronousTestCase):
     def test_errors(self) -> None:

@@ -221,6 +221,7 @@ class World:
         tls: Any = None,
         listener_tls: str = "starttls",
         clock: Any = None,
+        listener: Listener | None = None,
         **smtp: Any,
     ) -> None:
         settings = Settings(hostname=HOSTNAME, local=Local(domains=("isp.example",)))
@@ -238,7 +239,7 @@ class World:
         )
         self.factory = MtaServerFactory(
             role,
-            Listener(role=role, tls=listener_tls),  # type: ignore[arg-type]
+            listener or Listener(role=role, tls=listener_tls),  # type: ignore[arg-type]
             self.settings,
             reception=self.reception,
             directory=self.directory,

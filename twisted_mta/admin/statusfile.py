@@ -37,6 +37,13 @@ class ListenerStatus(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     port: int
 
+    @property
+    def place(self) -> str:
+        """Where, in one word: "address:port", or the path of a Unix socket behind "unix:"."""
+        if self.address.startswith("unix:"):
+            return self.address
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One worker process.  ``started`` is seconds since the epoch; ``pid`` is 0 while it is down."""

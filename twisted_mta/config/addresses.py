@@ -6,7 +6,7 @@ import enum
 import ipaddress
 from collections.abc import Iterable
 
-from .units import HostPort, is_ip_address
+from .units import UNIX, HostPort, is_ip_address
 
 _EMBEDDING = tuple(
     ipaddress.IPv6Network(text)
@@ -42,6 +42,8 @@ def is_loopback(address: str) -> bool:
 
 def exposure(address: str) -> Exposure:
     """Who can reach ``address``; "0.0.0.0" and "::" are taken for public."""
+    if address.startswith(UNIX):
+        return Exposure.LOOPBACK
     parsed = _plain(address)
     if parsed.is_loopback:
         return Exposure.LOOPBACK
@@ -63,6 +65,8 @@ def reach(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> int:
 
 def overlaps(one: str, other: str) -> bool:
     """Whether two listening sockets of the same port would be in each other's way ("::" is IPv6 alone)."""
+    if one.startswith(UNIX) or other.startswith(UNIX):
+        return one == other
     first, second = ipaddress.ip_address(one), ipaddress.ip_address(other)
     if first.version != second.version:
         return False
@@ -71,7 +75,7 @@ def overlaps(one: str, other: str) -> bool:
 
 def points_at(target: HostPort, listening: Iterable[tuple[str, int]], hostname: str) -> bool:
     """Whether a connection to ``target`` would certainly reach one of the (address, port) that we listen on."""
-    ours = [address for address, port in listening if port == target.port]
+    ours = [address for address, port in listening if port == target.port and not address.startswith(UNIX)]
     if not ours:
         return False
     if target.host in ("localhost", hostname.lower()):

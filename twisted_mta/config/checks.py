@@ -19,7 +19,7 @@ from .addresses import Exposure, exposure, is_loopback, overlaps, points_at, rea
 from .problems import ABSENT, Problem, Severity
 from .settings import KIB, MINUTE, Listener, Settings
 from .toml import write_path
-from .units import format_duration, format_size, parse_host_port
+from .units import UNIX, format_duration, format_size, parse_host_port
 
 MAX_WORKERS = 64
 """More would only wait for each other: the queue is written by one process at a time."""
@@ -117,6 +117,7 @@ def _listeners(settings: Settings) -> Iterator[Problem]:
         exposed = {address: exposure(address) for address in listener.address}
         yield from _unsafe_listener(key, listener, exposed)
         yield from _proxies(key, listener)
+        yield from _socket_owner(key, listener)
         if listener.role == "mx" and listener.tls == "implicit":
             wrong = "is not what other hosts speak to an mx (RFC 8314 is for submission)"
             yield _warning(f"{key}.tls", listener.tls, wrong, 'write "starttls"')
@@ -132,20 +133,51 @@ def _proxies(key: str, listener: Listener) -> Iterator[Problem]:
             yield _error(f"{key}.proxies", text, wrong, 'name the proxies alone, such as "192.0.2.10"')
 
 
+def _socket_owner(key: str, listener: Listener) -> Iterator[Problem]:
+    for name, value, known in (
+        ("socket_user", listener.socket_user, pwd.getpwnam),
+        ("socket_group", listener.socket_group, grp.getgrnam),
+    ):
+        try:
+            if value:
+                known(value)
+        except KeyError:
+            what = name.removeprefix("socket_")
+            yield _error(f"{key}.{name}", value, f"is no {what} of this machine", "name one that exists")
+
+
 def _unsafe_listener(key: str, listener: Listener, exposed: dict[str, Exposure]) -> Iterator[Problem]:
     outside = [address for address, how in exposed.items() if how is not Exposure.LOOPBACK]
     if listener.role == "submission" and listener.tls == "none" and outside:
         wrong = f"would show passwords to the network at {outside[0]}"
         yield _error(f"{key}.tls", "none", wrong, 'write "starttls" or "implicit", or listen on 127.0.0.1 only')
-    if listener.role != "lmtp":
+    if listener.role == "lmtp":
+        yield from _lmtp(key, listener, outside)
         return
-    for address in outside:
-        if exposed[address] is Exposure.PUBLIC:
-            wrong = "would let anybody put mail into mailboxes: LMTP asks for no password"
-            yield _error(f"{key}.address", address, wrong, "listen on 127.0.0.1 or a private address")
-        else:
-            wrong = "lets every host of that network put mail into mailboxes: LMTP asks for no password"
-            yield _warning(f"{key}.address", address, wrong, "listen on 127.0.0.1, or keep others out by a firewall")
+    if listener.relay:
+        yield _error(f"{key}.relay", True, 'is for role "lmtp" alone', "leave it out; see relay.networks")
+    for address in listener.address:
+        if address.startswith(UNIX):
+            yield _error(f"{key}.address", address, 'is for role "lmtp" alone', "name an IP address")
+
+
+def _lmtp(key: str, listener: Listener, outside: list[str]) -> Iterator[Problem]:
+    """LMTP asks for no password: whoever is served may put mail into mailboxes."""
+    if listener.port == 25 and not all(address.startswith(UNIX) for address in listener.address):
+        yield _error(f"{key}.port", 25, "must not be used for LMTP (RFC 2033 §5)", "write 24, or any other port")
+    for text in listener.clients:
+        if wrong := _too_wide(ipaddress.ip_network(text)):
+            wrong = f"{wrong}: LMTP asks for no password" if listener.relay else "would let anybody put mail in"
+            yield _error(f"{key}.clients", text, wrong, 'name the gateways alone, such as "192.0.2.10"')
+    if outside and not listener.clients:
+        wrong = "is reached by others, but LMTP serves this machine alone until clients names networks"
+        yield _warning(f"{key}.address", outside[0], wrong, 'listen on 127.0.0.1, or write clients = ["192.0.2.10"]')
+    if listener.relay and not listener.clients and not all(it.startswith(UNIX) for it in listener.address):
+        wrong = "lets every program of this machine send anywhere without a password"
+        yield _error(f"{key}.relay", True, wrong, 'name the gateways: clients = ["192.0.2.10"], or use a Unix socket')
+    if listener.relay and int(listener.socket_mode, 8) & 0o002 and any(it.startswith(UNIX) for it in listener.address):
+        wrong = "lets every program of this machine send anywhere without a password"
+        yield _error(f"{key}.socket_mode", listener.socket_mode, wrong, 'write "0660", and name a socket_group')
 
 
 def _collisions(settings: Settings) -> Iterator[Problem]:
@@ -156,10 +188,12 @@ def _collisions(settings: Settings) -> Iterator[Problem]:
         wanted.append(("admin.listen", *admin))
     for key, address, port in wanted:
         for other, its_address, its_port in taken:
-            if port and port == its_port and overlaps(address, its_address):
+            unix = address.startswith(UNIX)
+            if (unix or (port and port == its_port)) and overlaps(address, its_address):
                 whose = "twice" if other == key else f"by {other} too"
                 shown = settings.admin.listen if key == "admin.listen" else address
-                yield _error(key, shown, f"and port {port} are taken {whose}", "give each its own address or port")
+                wrong = f"is taken {whose}" if unix else f"and port {port} are taken {whose}"
+                yield _error(key, shown, wrong, "give each its own address or port")
                 break
         taken.append((key, address, port))
 
@@ -245,6 +279,9 @@ def _collapsed(networks: Iterable[IpNetwork]) -> Iterator[IpNetwork]:
 
 def _loops(settings: Settings) -> Iterator[Problem]:
     listening = [(address, port) for _, _, address, port in _sockets(settings)]
+    if settings.local.lmtp.startswith(UNIX) and any(address == settings.local.lmtp for address, _ in listening):
+        wrong = "is our own listener: mail would go round in circles"
+        yield _error("local.lmtp", settings.local.lmtp, wrong, "name another socket")
     for key, text in (("relay.smarthost", settings.relay.smarthost), ("local.lmtp", settings.local.lmtp)):
         if text and not text.startswith("unix:"):
             target = parse_host_port(text)

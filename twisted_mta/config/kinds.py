@@ -36,7 +36,8 @@ class Range:
         )
 
 
-IpAddress = Annotated[str, Kind("IP address", units.parse_address, "127.0.0.1")]
+ListenAddress = Annotated[str, Kind("IP address or unix:/path", units.parse_listen_address, "127.0.0.1")]
+FileMode = Annotated[str, Kind("file mode", units.parse_mode, "0660")]
 Network = Annotated[str, Kind("network", units.parse_network, "192.0.2.0/24")]
 Domain = Annotated[str, Kind("domain", units.parse_domain, "isp.example")]
 MaybeDomain = Annotated[str, Kind("domain", units.canonical(units.parse_domain), "mx1.isp.example")]

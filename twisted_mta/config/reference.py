@@ -49,6 +49,8 @@ without a file the service listens on loopback alone and relays for nobody.
 |---|---|---|
 | duration | `"90s"`, `"5m"`, `"4h"`, `"5d"`, `"1w"`, `"250ms"`, `"1h30m"` | always in quotes, always with a unit |
 | size | `"512KiB"`, `"50MiB"`, `"1GiB"`, `"10MB"`, `1048576` | KiB to TiB: powers of 1024; kB to TB: of 1000 |
+| IP address or unix:/path | `"0.0.0.0"`, `"2001:db8::1"`, `"unix:/run/twisted-mta/lmtp"` | a path is absolute |
+| file mode | `"0660"`, `"600"` | octal, in quotes |
 | network | `"192.0.2.0/24"`, `"2001:db8::/32"`, `"192.0.2.7"` | no bits set behind the prefix |
 | domain | `"isp.example"` | lower case or not, `"bücher.example"` or its A-label |
 | host:port | `"relay.example:587"`, `"[2001:db8::1]:25"` | an IPv6 address in brackets |

@@ -16,7 +16,8 @@ from .kinds import (
     Count,
     DnsListText,
     Domain,
-    IpAddress,
+    FileMode,
+    ListenAddress,
     ListenPort,
     MaybeAddressPort,
     MaybeDomain,
@@ -47,18 +48,33 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 class Listener:
     """One place where mail comes in; the table's last name is free and appears in logs and metrics."""
 
-    address: tuple[IpAddress, ...] = ("127.0.0.1",)
-    """IP addresses to listen on; "0.0.0.0" and "::" are all of a family."""
+    address: tuple[ListenAddress, ...] = ("127.0.0.1",)
+    """IP addresses to listen on; "0.0.0.0" and "::" are all of a family.  With role "lmtp" also Unix sockets, such as
+    "unix:/run/twisted-mta/lmtp"."""
     port: ListenPort = 25
-    """TCP port; 0 is any free one, for tests."""
+    """TCP port; 0 is any free one, for tests.  A Unix socket has none."""
     role: Role = "mx"
     """Who is expected: "mx" is the world bringing mail for our domains, "submission" our users handing mail in
-    after authentication (RFC 6409), "lmtp" a trusted program handing in mail for our mailboxes (RFC 2033)."""
+    after authentication (RFC 6409), "lmtp" trusted programs handing in mail for our domains, which are answered for
+    each recipient (RFC 2033)."""
     tls: TlsMode = "starttls"
     """"none", "starttls" (RFC 3207) or "implicit" (RFC 8314)."""
     proxies: tuple[Network, ...] = ()
     """Networks of proxies, such as HAProxy's with "send-proxy-v2": a connection from there has to begin with a PROXY
     header, version 1 or 2, and is the client's that the header names.  Others are served as they are."""
+    clients: tuple[Network, ...] = ()
+    """Networks whose clients are served, others are refused with 554; empty: everybody, but with role "lmtp" this
+    machine alone.  Who may open a Unix socket is up to its mode."""
+    relay: bool = False
+    """Role "lmtp" alone: whether its clients may send to domains that are not ours as well.  LMTP asks for no
+    password, so this is for gateways, which ``clients`` names."""
+    socket_mode: FileMode = "0660"
+    """The mode of Unix sockets: who may write to one may hand in mail."""
+    socket_user: str = ""
+    """The owner of Unix sockets, when started by root; empty: the service's user."""
+    socket_group: str = ""
+    """Their group, which the service's user must belong to unless it is root that starts it, such as the one that
+    Postfix runs as; empty: the service's."""
 
 
 @attrs.frozen(kw_only=True)

@@ -135,6 +135,33 @@ def parse_address(text: str) -> str:
         raise UnitError("is not an IP address", mend) from None
 
 
+UNIX = "unix:"
+"""What a Unix socket's path is written behind."""
+_MAX_PATH = 107
+"""Octets of a Unix socket's path (unix(7): ``sun_path`` has 108 with the NUL)."""
+
+
+def parse_listen_address(text: str) -> str:
+    """An IP address in its canonical form, or "unix:/path"."""
+    if text.startswith("/"):
+        raise UnitError("is not an IP address", f'write "{UNIX}{text}"')
+    if not text.startswith(UNIX):
+        return parse_address(text)
+    path = text.removeprefix(UNIX)
+    if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise UnitError("has no absolute path of a socket", 'write it as "unix:/run/twisted-mta/lmtp"')
+    if len(path.encode()) > _MAX_PATH:
+        raise UnitError(f"has a path of more than {_MAX_PATH} octets", "no socket can have that: choose a shorter one")
+    return text
+
+
+def parse_mode(text: str) -> str:
+    """A file's mode in octal, four digits."""
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise UnitError("is not a file's mode", 'write three octal digits, such as "0660"')
+    return text.rjust(4, "0")
+
+
 def is_ip_address(text: str) -> bool:
     """Whether ``text`` is an IPv4 or IPv6 address, without brackets."""
     try:

@@ -1,8 +1,8 @@
 """Who may send to whom: the decision that keeps this from being an open relay.
 
-Nothing is relayed but for a client that has authenticated, or that connects to a listener of role "mx" from one of
-``relay.networks`` (which is empty by default, and does not hold loopback unless it says so).  Source: RFC 5321 §3.6,
-§7.1, RFC 6409 §4.3, RFC 2033.
+Nothing is relayed but for a client that has authenticated, that connects to a listener of role "mx" from one of
+``relay.networks`` (which is empty by default, and does not hold loopback unless it says so), or that is served by a
+listener of role "lmtp" whose settings say ``relay``.  Source: RFC 5321 §3.6, §7.1, RFC 6409 §4.3, RFC 2033.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ class AccessPolicy(Policy):
 def may_relay(peer: Peer) -> bool:
     """Whether a peer may send to domains that are not ours."""
     if peer.role == "lmtp":
-        return False  # RFC 2033: for mailboxes; also, LMTP must not be a way around submission
+        return peer.gateway  # else for mailboxes alone: LMTP must not be a way around submission
     return peer.account is not None or (peer.role == "mx" and peer.relaying)

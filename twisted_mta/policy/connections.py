@@ -29,7 +29,9 @@ class ConnectionPolicy(Policy):
         self._limit = settings.smtp.connections_per_address
 
     async def connect(self, peer: Peer) -> Reply | None:
-        """421 4.7.0 for one session too many."""
+        """421 4.7.0 for one session too many.  Who is served by LMTP is known by its listener."""
+        if peer.role == "lmtp":
+            return None
         ip = parse_ip(peer.address)
         peer.relaying = ip in self._relaying
         peer.stranger = not peer.relaying and ip not in self._exempt

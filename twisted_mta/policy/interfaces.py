@@ -15,17 +15,21 @@ from ..mail.envelope import Body
 from ..mail.status import Reply
 from ..queue.interfaces import IMessageStore
 
+UNIX = "unix"
+"""Who comes through a Unix socket."""
+
 
 @attrs.define(slots=True)
 class Peer:
     """Who is connected, as far as is known; one for each session, owned by it.
 
-    ``address`` is an IP address; ``role`` is the listener's (mx, submission, lmtp); ``secure`` is whether TLS is up,
-    ``tls`` says which ("TLSv1.3 TLS_AES_256_GCM_SHA384").  ``relaying``: ``relay.networks`` holds the address.
-    ``stranger``: neither ``relay.networks`` nor ``defence.exempt`` hold it.  ``charged`` is what :mod:`.rates` has
-    counted of this session: commands, errors, failed logins, and the customer it was counted for.  ``hostname`` is the
-    name of the address that leads back to it, "unknown", or "" where that was not asked.  ``allowed``: on a DNS list of
-    good senders.
+    ``address`` is an IP address, or :data:`UNIX` where the client has none; ``role`` is the listener's (mx, submission,
+    lmtp); ``secure`` is whether TLS is up, ``tls`` says which ("TLSv1.3 TLS_AES_256_GCM_SHA384"). ``relaying``:
+    ``relay.networks`` holds the address. ``stranger``: neither ``relay.networks`` nor ``defence.exempt`` hold it.
+    ``charged`` is what :mod:`.rates` has counted of this session: commands, errors, failed logins, and the customer it
+    was counted for. ``hostname`` is the name of the address that leads back to it, "unknown", or "" where that was not
+    asked. ``allowed``: on a DNS list of good senders. ``gateway``: its listener, of role lmtp, relays for all whom it
+    serves.
     """
 
     session: str
@@ -48,6 +52,7 @@ class Peer:
     charged: tuple[int, int, int, str] = (0, 0, 0, "")
     hostname: str = ""
     allowed: bool = False
+    gateway: bool = False
 
     @property
     def guarded(self) -> bool:

@@ -53,6 +53,15 @@ def find_account(user: str, group: str = "") -> Account | None:
     return Account(name=user, uid=entry.pw_uid, gid=gid, home=entry.pw_dir)
 
 
+def own_account(group: str) -> Account:
+    """Ourselves with another group, for what we make to belong to.  Raises :class:`PrivilegeError`."""
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise PrivilegeError(f'group: "{group}" is no group of this machine') from None
+    return Account(name=_name(), uid=os.geteuid(), gid=gid, home="")
+
+
 def drop(account: Account | None) -> bool:
     """Becomes ``account`` for good, and sets the umask; says whether the user changed.
 

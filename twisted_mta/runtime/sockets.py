@@ -11,16 +11,12 @@ from typing import Any
 from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import ServerFactory
 
-BACKLOG = 1024
-"""Connections that wait to be accepted; the kernel may hold fewer (net.core.somaxconn)."""
+from . import unix_sockets
+from .unix_sockets import BACKLOG, BindError
 
 TURN = 32
 """Connections of one socket that a turn of the reactor takes.  Those that are refused are closed in the next turn, so
 this bounds how many file descriptors they have before that."""
-
-
-class BindError(Exception):
-    """An address and port could not be bound; its text names both and says how to mend it."""
 
 
 def bind(address: str, port: int, backlog: int = BACKLOG) -> socket.socket:
@@ -82,7 +78,10 @@ def adopt(
     wakes all of them; Twisted would have the first take up to a hundred at once, and leave the others nothing.
     """
     try:
-        port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+        if sock.family == socket.AF_UNIX:
+            port = unix_sockets.adopt(reactor, sock, factory)
+        else:
+            port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
     finally:
         sock.close()
     _take_at_most(1 if fair else TURN, port)

@@ -16,7 +16,7 @@ from ..directory.interfaces import IDirectory
 from ..mail.events import EventSink
 from ..mail.ids import IdMaker
 from ..mail.status import Reply
-from ..policy.interfaces import IAuthThrottle
+from ..policy.interfaces import UNIX, IAuthThrottle
 from ..policy.network import Networks, parse_ip
 from ..policy.pipeline import Pipeline
 from ..policy.waiting import Waits
@@ -25,6 +25,9 @@ from .reception import Reception
 from .server import MtaServer
 from .sessions import Sessions
 from .tls import ServerTls
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+"""Whom LMTP serves unless its listener names others."""
 
 
 class MtaServerFactory(SMTPFactory):
@@ -57,12 +60,13 @@ class MtaServerFactory(SMTPFactory):
         keys: ScramKeys | None = None,
     ) -> None:
         super().__init__(portal)  # type: ignore[no-untyped-call]
-        if listener.role == "lmtp":
-            raise ValueError(f'listen.{name}.role: "lmtp" is not served yet; take "mx" or "submission"')
         if listener.tls == "implicit" and tls is None:
             raise ValueError(f'listen.{name}.tls: "implicit" needs a certificate')
         self.name = name
         self.listener = listener
+        self.lmtp = listener.role == "lmtp"
+        self._clients = Networks(listener.clients or (LOOPBACK if self.lmtp else ()))
+        self._chooses = self.lmtp or bool(listener.clients)
         self.reception = reception
         self.directory = directory
         self.throttle = throttle
@@ -82,8 +86,13 @@ class MtaServerFactory(SMTPFactory):
         self.sessions.configure(settings.smtp)
         self.friends = Networks((*settings.relay.networks, *settings.defence.exempt))
         self.domain = settings.hostname.encode("ascii")
-        self.greeting = Reply(220, "", f"{settings.hostname} {settings.smtp.banner or 'ESMTP'}")
+        words = "LMTP" if self.lmtp else settings.smtp.banner or "ESMTP"
+        self.greeting = Reply(220, "", f"{settings.hostname} {words}")
         self.hello_replies: dict[tuple[bool, str, str], Reply] = {}
+
+    def serves(self, address: str) -> bool:
+        """Whether a client with this address is served at all (``listen.NAME.clients``)."""
+        return not self._chooses or address == UNIX or parse_ip(address) in self._clients
 
     def has_room(self, address: str, descriptor: int) -> bool:
         """Whether a session from ``address`` may begin.  For a customer the newest stranger has to go if need be."""

@@ -6,15 +6,20 @@ import ipaddress
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
+
+from ..policy.interfaces import UNIX
 
 
 def peer_address(address: IAddress) -> tuple[str, int]:
-    """The IP address and port of a transport's peer; ("", 0) where there is none, as on a Unix socket.
+    """The IP address and port of a transport's peer; (:data:`UNIX`, 0) of a Unix socket, ("", 0) of anything else.
 
     An IPv4 address within IPv6 (RFC 4291 §2.5.5.2), as a listener on "::" sees them, is given as the IPv4 address,
     and an interface's name behind "%" is left out.
     """
+    if isinstance(address, UNIXAddress):
+        return UNIX, 0
     host, port = getattr(address, "host", ""), getattr(address, "port", 0)
     if not isinstance(host, str):
         return "", 0

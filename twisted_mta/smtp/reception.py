@@ -32,6 +32,7 @@ from ..queue.interfaces import (
     NewMessage,
     Routing,
 )
+from .individually import unroutable, without
 from .run import run
 from .trace import protocol, received
 
@@ -122,6 +123,9 @@ class Inbound:
 
     Holds the header section until it is complete, and after that the content as long as it fits into one chunk, so
     that the scheduler need not read it again.
+
+    ``refused``, once :meth:`finish` is through: recipients of a message by LMTP that it was not taken for, and what
+    they are to be told.
     """
 
     __slots__ = (
@@ -134,6 +138,7 @@ class Inbound:
         "_reception",
         "_refusal",
         "_transaction",
+        "refused",
     )
 
     def __init__(
@@ -153,6 +158,7 @@ class Inbound:
         self._pieces: list[bytes] | None = []
         self._refusal: MailError | None = None
         self._over = False
+        self.refused: dict[str, Reply] = {}
 
     def write(self, data: bytes) -> Deferred[None] | None:
         """Add content: lines that end with CRLF, or after BODY=BINARYMIME any octets.
@@ -269,6 +275,9 @@ class Inbound:
             (known.customer for known in transaction.resolutions if known.customer), ""
         )
         routing = await reception.router.route(recipients, lane_customer)
+        if routing.refused and peer.role == "lmtp":
+            self.refused = unroutable(recipients, routing)
+            recipients, routing = without(self.refused, recipients, routing)
         deliveries = _deliveries(routing)
         now = reception.clock.seconds()
         message_id = self._head.get("Message-ID")
@@ -302,7 +311,7 @@ class Inbound:
             helo=peer.helo,
             protocol=message.protocol,
             sender=message.sender,
-            recipients=tuple(transaction.recipients),
+            recipients=tuple([recipient.address for recipient in recipients]),
             size=message.size,
             seconds=max(0.0, now - transaction.started),
             user=message.user,

@@ -1,7 +1,7 @@
 """The receiving SMTP protocol: Twisted's ESMTP server over the sans-I/O core of :mod:`twisted_mta.wire.server`.
 
 Source: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 6409, RFC 6531,
-RFC 9422.
+RFC 9422, RFC 2033.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ HELP = constant(214, "2.0.0", "See RFC 5321; a person answers at postmaster")
 READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
 TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
 TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
+NOT_SERVED = constant(554, "5.7.1", "You are not one of those who are served here")
 TIMEOUT = constant(421, "4.4.2", "Waited too long; closing")
 TOO_MANY_ERRORS = constant(421, "4.7.0", "Too many refused commands; closing")
 TOO_MANY_COMMANDS = constant(421, "4.7.0", "Too many commands in one session; connect again")
@@ -80,7 +81,7 @@ class MtaServer(ESMTP):
     def __init__(self, factory: MtaServerFactory) -> None:
         # ESMTP.__init__ is left out: it prepares the stock engine, and would cost each session a kilobyte.
         self.factory = factory
-        self.wire = ServerConnection(factory.settings.smtp.message_bytes)
+        self.wire = ServerConnection(factory.settings.smtp.message_bytes, lmtp=factory.lmtp)
         self.peer: Peer = None  # type: ignore[assignment]  # once connected
         self.transaction: Transaction | None = None
         self.inbound: Inbound | None = None
@@ -118,6 +119,7 @@ class MtaServer(ESMTP):
             listener=factory.name,
             role=factory.listener.role,
             secure=secure,
+            gateway=factory.lmtp and factory.listener.relay,
         )
         if secure:
             self.wire.tls = "up"
@@ -132,6 +134,8 @@ class MtaServer(ESMTP):
         telling.connected(self)
         if crowded or factory.sessions.draining:
             self._answered(transaction.STOPPING if factory.sessions.draining else TOO_BUSY)
+        elif not factory.serves(address):
+            self._answered(NOT_SERVED)
         elif factory.pipeline.connect:
             self.ask(transaction.connect(self))
         else:
@@ -238,7 +242,9 @@ class MtaServer(ESMTP):
         pending = self.wire.pending
         if pending is None:  # the session has ended meanwhile
             return
-        if reply.code >= 400:
+        if self.wire.each is not None:
+            telling.rejected_each(self, self.wire.each)
+        elif reply.code >= 400:
             telling.rejected(self, pending, reply, limit)
         if type(pending) is c.ContentEnd:
             self.transaction = None

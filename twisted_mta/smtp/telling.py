@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure
@@ -64,6 +65,29 @@ def rejected(server: MtaServer, command: c.Command, reply: Reply, limit: str = "
             hostname=peer.hostname,
         )
     )
+
+
+def rejected_each(server: MtaServer, replies: Sequence[Reply]) -> None:
+    """What the recipients of a message were told one by one (RFC 2033): those that were refused."""
+    under_way = server.transaction
+    assert under_way is not None
+    peer, now = server.peer, server.factory.clock.seconds()
+    for recipient, reply in zip(under_way.recipients, replies, strict=True):
+        if not reply.positive:
+            server.factory.events(
+                Rejected(
+                    time=now,
+                    session=peer.session,
+                    client=peer.address,
+                    listener=peer.listener,
+                    stage="content",
+                    reply=str(reply),
+                    helo=peer.helo,
+                    sender=under_way.sender,
+                    recipient=recipient,
+                    hostname=peer.hostname,
+                )
+            )
 
 
 def tls_failed(server: MtaServer, reason: Failure) -> None:

@@ -8,21 +8,27 @@ from __future__ import annotations
 import re
 
 from ..mail.header import date
-from ..policy.interfaces import Peer
+from ..policy.interfaces import UNIX, Peer
 
 _ODD = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 
 
 def protocol(peer: Peer, utf8: bool = False) -> str:
-    """The ``with`` keyword: SMTP, ESMTP, and ESMTP with S for TLS and A for authentication (RFC 3848); UTF8SMTP
-    for ESMTP if the message came with SMTPUTF8 (RFC 6531 §4.3)."""
-    if not peer.esmtp:
+    """The ``with`` keyword: SMTP, or ESMTP or LMTP with S for TLS and A for authentication (RFC 3848); UTF8SMTP and
+    UTF8LMTP for these if the message came with SMTPUTF8 (RFC 6531 §4.3)."""
+    if peer.role == "lmtp":
+        name = "UTF8LMTP" if utf8 else "LMTP"
+    elif not peer.esmtp:
         return "SMTP"
-    return f"{'UTF8SMTP' if utf8 else 'ESMTP'}{'S' if peer.secure else ''}{'A' if peer.account is not None else ''}"
+    else:
+        name = "UTF8SMTP" if utf8 else "ESMTP"
+    return f"{name}{'S' if peer.secure else ''}{'A' if peer.account is not None else ''}"
 
 
 def literal(address: str) -> str:
-    """An IP address as an address literal."""
+    """An IP address as an address literal; "unix" as it is, for a comment."""
+    if address == UNIX:
+        return address
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 

@@ -1,7 +1,7 @@
 """What the commands of a mail transaction do: HELO, EHLO, MAIL, RCPT, DATA, BDAT, the content, RSET.
 
 Each is a coroutine that returns the reply, or raises :class:`~twisted_mta.mail.status.MailError` with it; the session
-answers with that and moves on.  Source: RFC 5321 §3.3 and §4.1.1, RFC 1870 §6, RFC 6409 §4.3, RFC 3030 §2.
+answers with that and moves on.  Source: RFC 5321 §3.3 and §4.1.1, RFC 1870 §6, RFC 6409 §4.3, RFC 3030 §2, RFC 2033 §4.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..wire.server import constant
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
+    from .reception import Inbound
     from .server import MtaServer
 
 _DATA = c.Data()
@@ -180,6 +181,17 @@ async def content_end(server: MtaServer, event: c.ContentEnd) -> Reply:
         waiting = inbound.write(event.data)
         if waiting is not None:
             await waiting
-    reply = await inbound.finish(event.eight_bit)
+    try:
+        reply = await inbound.finish(event.eight_bit)
+    except MailError as error:
+        _answer_each(server, inbound, error.reply)
+        raise
+    _answer_each(server, inbound, reply)
     server.peer.messages += 1
     return reply
+
+
+def _answer_each(server: MtaServer, inbound: Inbound, reply: Reply) -> None:
+    """In LMTP, have each recipient told what became of the message for it (RFC 2033 §4.2)."""
+    if inbound.refused and server.transaction is not None:
+        server.wire.each = [inbound.refused.get(recipient, reply) for recipient in server.transaction.recipients]

@@ -34,8 +34,9 @@ class MemoryClient(Protocol):
     ``replies`` is everything that was heard, the greeting first; ``closed`` is whether the connection is over.
     """
 
-    def __init__(self, flush: Callable[[], None], hostname: str = "client.example") -> None:
+    def __init__(self, flush: Callable[[], None], hostname: str = "client.example", lmtp: bool = False) -> None:
         self.hostname = hostname
+        self.lmtp = lmtp
         self.replies: list[Reply] = []
         self.extensions: dict[str, str] = {}
         self.closed = False
@@ -82,8 +83,8 @@ class MemoryClient(Protocol):
     # Commands
 
     def ehlo(self) -> Reply:
-        """EHLO; what the server offers is in ``extensions``, names in upper case with their words."""
-        reply = self.ask(f"EHLO {self.hostname}")
+        """EHLO, or LHLO; what the server offers is in ``extensions``, names in upper case with their words."""
+        reply = self.ask(f"{'LHLO' if self.lmtp else 'EHLO'} {self.hostname}")
         self._greeted = reply.positive
         lines = reply.text.split("\n")[1:] if reply.positive else ()
         self.extensions = {name.upper(): words for name, _, words in (line.partition(" ") for line in lines)}
@@ -133,21 +134,42 @@ class MemoryClient(Protocol):
         auth: tuple[str, str] | None = None,
     ) -> str:
         """Send a message; the id that the server gave it.  Raises :class:`Refused` at the first refusal, of one
-        recipient too, and resets the transaction.
+        recipient too, and resets the transaction.  By LMTP the message has to be taken for all of them:
+        :meth:`deliver` is for others.
 
         ``auth`` is a user and a password to log in with before, where that has not been done.  LF in ``content``
         goes out as CRLF.
         """
+        everybody = [recipients] if isinstance(recipients, str) else recipients
+        if self.lmtp:
+            replies = self.deliver(sender, everybody, content)
+            for recipient, reply in zip(everybody, replies, strict=True):
+                self._must(f"the content for {recipient}", reply)
+            return replies[0].text.rpartition(" ")[2]
         self._prepare(secure=auth is not None)
         if auth is not None and self._authenticated != auth[0]:
             self._must(f"AUTH PLAIN of {auth[0]}", self.login(*auth))
-        everybody = [recipients] if isinstance(recipients, str) else recipients
         for command in (f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{recipient}>" for recipient in everybody), "DATA"):
             self._must(command, self.ask(command))
         replies = self.send_raw(stuff(_octets(content)))
         if len(replies) != 1:
             raise AssertionError(f"the content brought {len(replies)} replies, the session is closed: {self.closed}")
         return self._must("the content", replies[0]).text.rpartition(" ")[2]
+
+    def deliver(self, sender: str, recipients: Sequence[str], content: str | bytes = MESSAGE) -> list[Reply]:
+        """Send a message by LMTP (RFC 2033); what became of it for each recipient, be it at RCPT or at the end.
+
+        Raises :class:`Refused` when the sender is, or nobody is left.
+        """
+        self._prepare(secure=False)
+        self._must("MAIL", self.ask(f"MAIL FROM:<{sender}>"))
+        outcome = [self.ask(f"RCPT TO:<{recipient}>") for recipient in recipients]
+        self._must("DATA", self.ask("DATA"))
+        ends = iter(self.send_raw(stuff(_octets(content))))
+        outcome = [next(ends) if reply.positive else reply for reply in outcome]
+        if left := list(ends):
+            raise AssertionError(f"there are {len(left)} replies too many: {'; '.join(map(str, left))}")
+        return outcome
 
     def quit(self) -> Reply:
         """QUIT."""

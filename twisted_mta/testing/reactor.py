@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import ITLSTransport
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress, ITLSTransport
 from zope.interface import implementer
 
+from ..policy.interfaces import UNIX
 from .network import MemoryNetwork, MemoryTransport
 
 START = 1_790_000_000.0
@@ -51,10 +52,15 @@ class MemoryReactor(MemoryNetwork):
         return min((call.getTime() for call in self.getDelayedCalls()), default=float("inf"))
 
     def accept(self, client: Any, factory: Any, source: tuple[str, int], port: int) -> tuple[ClientEnd, ServerEnd]:
-        """Connect the protocol ``client``, at the address ``source``, to a session of the server's ``factory``."""
-        family = IPv6Address if ":" in source[0] else IPv4Address
-        here = family("TCP", "::1" if ":" in source[0] else "127.0.0.1", port)
-        there = family("TCP", *source)
+        """Connect the protocol ``client``, at the address ``source``, to a session of the server's ``factory``; at
+        "unix" it comes through a Unix socket."""
+        here: IAddress
+        there: IAddress
+        if source[0] == UNIX:
+            here, there = UNIXAddress(b"/run/mta"), UNIXAddress(None)
+        else:
+            family = IPv6Address if ":" in source[0] else IPv4Address
+            here, there = family("TCP", "::1" if ":" in source[0] else "127.0.0.1", port), family("TCP", *source)
         server = factory.buildProtocol(there)
         near, far = ClientEnd(client, True, here), ServerEnd(server, False, there)
         near.other, far.other = far, near

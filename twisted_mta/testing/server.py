@@ -247,9 +247,10 @@ class TestServer:
     # Clients
 
     def connect(self, listener: str = "mx", address: str = "192.0.2.1") -> MemoryClient:
-        """A client at ``address``, connected to a listener; with TLS up already where that is implicit."""
+        """A client at ``address``, "unix" for one that comes through a Unix socket, connected to a listener; with TLS
+        up already where that is implicit."""
         factory = self.parts.factories[listener]
-        client = MemoryClient(self.clock.flush)
+        client = MemoryClient(self.clock.flush, lmtp=factory.listener.role == "lmtp")
         self._port = self._port + 1 if self._port < 65535 else 49152
         self.clock.accept(client, factory.listening(), (address, self._port), factory.listener.port)
         if factory.listener.tls == "implicit":

@@ -1,13 +1,15 @@
 """SMTP commands as a server reads them: one value for each, and the parsers that make them.  Sans-I/O.
 
 Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
-RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 6531 §3.4 (SMTPUTF8).
+RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 6531 §3.4 (SMTPUTF8),
+RFC 2033 §4.1 (LHLO).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -33,7 +35,8 @@ class Connect(Command, frozen=True, gc=False):
 
 
 class Hello(Command, frozen=True, gc=False):
-    """HELO, or EHLO if ``extended``.  ``name`` is printable ASCII without spaces, and whatever the client likes."""
+    """HELO, or EHLO (LMTP: LHLO) if ``extended``.  ``name`` is printable ASCII without spaces, and whatever the client
+    likes."""
 
     name: str
     extended: bool
@@ -292,11 +295,12 @@ def rcpt(argument: str) -> Rcpt:
     return Rcpt(_mailbox(path, ""), routed, notify, orcpt)
 
 
-def hello(argument: str, extended: bool) -> Hello:
-    """HELO's or EHLO's argument: RFC 5321 §4.1.4 forbids to insist on a true name, so any printable word will do."""
+def hello(verb: str, argument: str) -> Hello:
+    """The argument of HELO, EHLO or LHLO: RFC 5321 §4.1.4 forbids to insist on a true name, so any printable word will
+    do."""
     if not _NAME.fullmatch(argument):
-        raise CommandError(Reply(501, "5.5.4", f"Syntax: {'EHLO' if extended else 'HELO'} hostname"))
-    return Hello(argument, extended)
+        raise CommandError(Reply(501, "5.5.4", f"Syntax: {verb} hostname"))
+    return Hello(argument, verb != "HELO")
 
 
 def bdat(argument: str) -> Chunk:
@@ -357,8 +361,9 @@ AUTH_LIMIT = 12288
 VERBS: dict[bytes, Verb] = {
     verb.name.encode("ascii"): verb
     for verb in (
-        Verb("HELO", lambda argument: hello(argument, False)),
-        Verb("EHLO", lambda argument: hello(argument, True)),
+        Verb("HELO", partial(hello, "HELO")),
+        Verb("EHLO", partial(hello, "EHLO")),
+        Verb("LHLO", partial(hello, "LHLO")),
         Verb("MAIL", mail, MAIL_LIMIT),
         Verb("RCPT", rcpt, RCPT_LIMIT),
         Verb("DATA", _bare(_DATA)),

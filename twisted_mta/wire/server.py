@@ -1,7 +1,7 @@
 """The server's side of an SMTP session, sans-I/O: bytes in, commands out, one at a time.
 
 Source: RFC 5321 §4.1.4 (order of commands), §4.1.1 and §2.3.8 (lines), §4.5.3.1 (sizes), RFC 2920 (pipelining),
-RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH), RFC 3030 §2 (BDAT) and §3 (BINARYMIME).
+RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 2033 §4 (LMTP).
 
 A caller feeds :meth:`ServerConnection.receive` and takes events from :meth:`ServerConnection.next_event`.  After a
 command there is no further event until :meth:`ServerConnection.answer` has its reply, however much a client has
@@ -14,10 +14,12 @@ handshake is refused and its session ended: what came in clear never reaches the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..mail.status import Reply
 from . import commands as c
 from .content import SLACK, BinaryDecoder, ChunkDecoder, ContentDecoder, too_large
-from .order import AUTH_REFUSALS, ORDER, TLS_REFUSALS, AuthState, State, TlsState
+from .order import AUTH_REFUSALS, LMTP_ORDER, ORDER, TLS_REFUSALS, AuthState, State, TlsState
 from .sasl import MAX_LINE as MAX_AUTH_LINE
 from .sasl import TOO_LONG
 
@@ -66,6 +68,10 @@ class ServerConnection:
     ``limit`` (octets of a message) and ``replace`` (see :class:`~.content.ContentDecoder`) hold for the next content;
     ``tls`` and ``auth`` say what STARTTLS and AUTH are to be told.  All four may be set at any time.  Nothing that a
     peer sends raises.  The first command is :class:`~.commands.Connect`, whose reply is the greeting.
+
+    With ``lmtp`` it is LMTP (RFC 2033): LHLO takes the place of HELO and EHLO, and the end of the content is answered
+    once for each recipient that was accepted.  ``each`` may be set to those replies, in the order of RCPT, before that
+    end is answered; else all get the one reply.
     """
 
     __slots__ = (
@@ -75,18 +81,30 @@ class ServerConnection:
         "_content",
         "_drain",
         "_junk",
+        "_order",
         "_overlong",
         "_position",
+        "_recipients",
         "_utf8",
         "auth",
+        "each",
         "limit",
+        "lmtp",
         "pending",
         "replace",
         "state",
         "tls",
     )
 
-    def __init__(self, limit: int, replace: bool = False, tls: TlsState = "none", auth: AuthState = "none") -> None:
+    def __init__(
+        self,
+        limit: int,
+        replace: bool = False,
+        tls: TlsState = "none",
+        auth: AuthState = "none",
+        *,
+        lmtp: bool = False,
+    ) -> None:
         self._buffer = b""
         self._position = 0
         self._utf8 = False
@@ -102,6 +120,10 @@ class ServerConnection:
         self.replace = replace
         self.tls: TlsState = tls
         self.auth: AuthState = auth
+        self.lmtp = lmtp
+        self._order = LMTP_ORDER if lmtp else ORDER
+        self.each: Sequence[Reply] | None = None
+        self._recipients = 0  # accepted in this transaction; counted in LMTP alone
 
     @property
     def buffered(self) -> int:
@@ -156,6 +178,7 @@ class ServerConnection:
         self.pending = None
         code = reply.code
         kind = type(pending)
+        answers = self._answers(pending, reply) if self.lmtp else encode(reply)
         if code == 421:
             self.close()
         elif code < 400:
@@ -198,7 +221,30 @@ class ServerConnection:
             self.state = "greeted"
         if self._drain > 2 * self.limit + SLACK:  # as with DATA: too much to wait for its end
             self.close()
+        return answers
+
+    def _answers(self, pending: c.Command, reply: Reply) -> bytes:
+        """The octets of a reply in LMTP: as many as there are recipients where the last of the content is answered
+        (RFC 2033 §4.2, §4.3), be it by a refusal of the last BDAT; also a recipient named twice has two."""
+        kind = type(pending)
+        each, self.each = self.each, None
+        if reply.positive and kind is c.Rcpt:
+            self._recipients += 1
+        elif reply.positive and kind in (c.Mail, c.Hello, c.Reset):
+            self._recipients = 0
+        elif self._recipients and (kind is c.ContentEnd or self._ends(pending, reply)):
+            number, self._recipients = self._recipients, 0
+            if each is not None and len(each) != number:
+                raise ProtocolError(f"{len(each)} replies for {number} recipients")
+            return b"".join(map(encode, each)) if each is not None else encode(reply) * number
         return encode(reply)
+
+    def _ends(self, pending: c.Command, reply: Reply) -> bool:
+        """Whether this is the refusal of a BDAT that is the last of its message."""
+        if isinstance(pending, c.Chunk):
+            return pending.last and not reply.positive
+        # The state has moved on already: see _refuse_chunk.
+        return isinstance(pending, c.Refused) and pending.verb == "BDAT" and self.state == "greeted"
 
     def started_tls(self) -> None:
         """The handshake follows: forget all the client said (RFC 3207 §4.2).  ``auth`` is the caller's to set."""
@@ -230,7 +276,7 @@ class ServerConnection:
         if verb is None:
             return c.Refused("", OTHER_PROTOCOL if word.upper() in _OTHER_PROTOCOLS else UNKNOWN)
         name = verb.name
-        refusal = ORDER[name].get(self.state)
+        refusal = self._order[name].get(self.state)
         if name == "BDAT":
             return self._bdat(rest, refusal)
         if refusal is None:

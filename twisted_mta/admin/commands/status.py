@@ -121,7 +121,7 @@ def _service(context: Context, running: Status | None, now: float) -> list[str]:
         return [f"{title}: {paint('not running', 'red')}"]
     lines = [f"{title}: {paint('running', 'green')} for {age(now - running.started)}, process {running.pid}", ""]
     rows: list[list[Cell | str]] = [
-        [one.name, f"[{one.address}]:{one.port}" if ":" in one.address else f"{one.address}:{one.port}", one.role,
+        [one.name, one.place, one.role,
          {"none": "no TLS", "starttls": "STARTTLS", "implicit": "TLS"}.get(one.tls, one.tls)]
         for one in running.listeners
     ]  # fmt: skip
