@@ -93,7 +93,7 @@ class UnixSockets(SynchronousTestCase):
         ):  # type: ignore[arg-type]
             port = take()
             self.assertEqual(self.mode(), 0o600)
-            port.stopListening()
+            port.stopReading()  # type: ignore[attr-defined]
             port.connectionLost(None)  # type: ignore[attr-defined]
             self.assertTrue(Path(self.path).exists())
         with socket.socket(socket.AF_UNIX) as client:
