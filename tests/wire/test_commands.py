@@ -167,9 +167,9 @@ class RcptTests(Case):
 class OtherTests(Case):
     def test_hello(self) -> None:
         for name in ("mx.far.example", "[192.0.2.1]", "my_pc", "localhost"):
-            self.assertEqual(c.hello(name, True), c.Hello(name, True))
+            self.assertEqual(c.hello("EHLO", name), c.Hello(name, True))
         for name in ("", "two words", "x" * 256):
-            self.assertEqual(self.code(lambda argument: c.hello(argument, False), name), (501, "5.5.4"))
+            self.assertEqual(self.code(lambda argument: c.hello("HELO", argument), name), (501, "5.5.4"))
 
     def test_auth(self) -> None:
         self.assertEqual(c.auth("plain"), c.Auth("PLAIN", None))
