@@ -315,6 +315,21 @@ class Others(AuthCase):
         self.extra = [Checker(b"stranger@isp.example")]
         self.refused(b"stranger@isp.example", b"secret")
 
+    def test_a_password_kept_elsewhere_is_hashed_nowhere(self) -> None:
+        self.directory.add_user("ldap@isp.example", "")
+        self.extra = [Checker(b"ldap@isp.example")]
+        self.granted(b"ldap@isp.example", b"right")
+        self.assertEqual(self.pool.jobs, 0)
+
+    def test_refused_elsewhere_costs_as_much_as_an_unknown_user(self) -> None:
+        self.directory.add_user("ldap@isp.example", "")
+        self.extra = [Checker(UnauthorizedLogin())]
+        self.refused(b"nobody@isp.example", b"wrong")
+        unknown = self.pool.jobs
+        self.refused(b"ldap@isp.example", b"wrong")
+        self.assertEqual(self.pool.jobs, 2 * unknown)
+        self.assertGreater(unknown, 0)
+
     def test_all_refuse(self) -> None:
         self.extra = [Checker(UnauthorizedLogin())]
         self.refused(b"anna@isp.example", b"wrong")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -136,11 +137,24 @@ class CredentialCache:
         return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), key=self._key, digest_size=32).digest()
 
 
+class KeptElsewhere(UnauthorizedLogin):
+    """The user has no password in the directory: somebody else may know it.
+
+    ``owed`` takes the time that the check of a password takes, and is for who refuses in the end, lest a quick refusal
+    says which users there are.
+    """
+
+    def __init__(self, owed: Callable[[], Awaitable[object]]) -> None:
+        super().__init__()
+        self.owed = owed
+
+
 @implementer(ICredentialsChecker)
 class DirectoryChecker:
     """Checks user names and passwords against a directory.
 
-    A user name is an address of a user, in any case.  A wrong name and a wrong password take the same time.
+    A user name is an address of a user, in any case.  A wrong name and a wrong password take the same time; a user
+    without a password is refused with :class:`KeptElsewhere`.
     ``keys``: a user who has no SCRAM keys gets them once the password is known to be good; may be set at any time.
     """
 
@@ -169,6 +183,8 @@ class DirectoryChecker:
         if user is not None and self._cache.knows(user, password):
             return user.address.encode()
         password_hash = user.password_hash if user is not None else ""
+        if user is not None and not password_hash:
+            raise KeptElsewhere(partial(self._hasher.verify, "", password))
         if not await self._hasher.verify(password_hash, password) or user is None:
             raise UnauthorizedLogin
         if self._hasher.outdated(password_hash) or (self.keys and not user.scram):
@@ -275,9 +291,12 @@ class CheckerChain:
 
     async def _check(self, credentials: Any) -> bytes | tuple[()]:
         unavailable: MailError | None = None
+        owed: Callable[[], Awaitable[object]] | None = None
         for checker in (*self._checkers, *self._more):
             try:
                 return await maybeDeferred(checker.requestAvatarId, credentials)
+            except KeptElsewhere as elsewhere:
+                owed = elsewhere.owed
             except UnauthorizedLogin:
                 continue
             except MailError as error:
@@ -287,6 +306,8 @@ class CheckerChain:
                 unavailable = MailError(_UNAVAILABLE)
         if unavailable is not None:
             raise unavailable
+        if owed is not None:
+            await owed()
         raise UnauthorizedLogin
 
 
