@@ -1,35 +1,39 @@
 #!/usr/bin/env python3
-"""Measure twisted-mta against Postfix, configured alike, on this machine, in one run.
+"""Measure twisted-mta against the peers that are on this machine, configured alike, in one run.
 
-    make bench                        # everything; about six minutes; writes docs/performance.md
-    python bench/run.py --quick       # a fifth of the messages, one run, no file written
+    make bench                               # everything, 20 minutes at most; writes docs/performance.md
+    python bench/run.py --peers install      # first fetch Exim, OpenSMTPD and Haraka (Postfix: apt-get install postfix)
+    python bench/run.py --quick --workload "relay, 64" --only postfix --only twisted-mta
 
-The targets take turns, another one first in each run, and what counts is the median of each target's runs and the
-ratio between them: rates of another hour or machine say nothing.  Measuring Postfix needs root; without it, or
-without Postfix, only ours is measured, and the report says so.
+The targets take turns, another one first in each round, and what counts is the median of each target's runs and the
+ratio between them: rates of another hour or machine say nothing.  Peers other than Postfix set a bar only in "100
+recipients", and are measured once in the other workloads.  Peers need root; one that can't be measured is named in the
+report.  docs/performance.md says what is measured, and how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measure import SMTP_SINK, SMTP_SOURCE, Group, SilentHop, Sink, allow_many_files, idle_sessions, load
-from report import Figures, report, write_into
-from targets import Ours, OursInProcesses, Postfix, Target
+from bench import machine
+from bench.load import SMTP_SINK, SMTP_SOURCE, allow_many_files
+from bench.peers import TARGETS, install
+from bench.report import OURS, PEER, Run, load, report, save, write_into
+from bench.rows import SECTIONS, chief
+from bench.targets import Target
+from bench.workloads import NotMeasuredError, Workload, workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-SESSIONS, LENGTH = 50, 4096
+MINUTES = 20.0
 
 
 def say(words: str) -> None:
@@ -37,124 +41,114 @@ def say(words: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {words}", file=sys.stderr, flush=True)
 
 
-def accept_only(target: Target, messages: int, *, reuse: bool) -> dict[str, float]:
-    """Everything is accepted and queued, nothing leaves: the next hop never greets."""
-    hop = SilentHop()
+def measured(number: int, workload: Workload, target: Target) -> Run | str:
+    """One target in one workload; a text if it can't be measured in it."""
+    disk = machine.synced_writes(target.base)
+    before, began, failed = machine.Times.now(), time.monotonic(), ""
+    figures: dict[str, float] = {}
     try:
-        group = target.start(hop.port)
-        load(target.port, group, None, messages=200, sessions=10, length=LENGTH, reuse=True)  # warm
-        return load(target.port, group, None, messages=messages, sessions=SESSIONS, length=LENGTH, reuse=reuse)
-    finally:
-        target.stop()
-        hop.close()
+        figures = workload.measure(target)
+    except NotMeasuredError as why:
+        return str(why)
+    except Exception as error:  # one peer that fails is no reason to lose the other figures
+        failed = " ".join(f"{type(error).__name__}: {error}".split())
+    took, shares = time.monotonic() - began, machine.Times.now().since(before)
+    if set(machine.SHARES) <= figures.keys():
+        shares = {name: figures.pop(name) for name in machine.SHARES}
+    run = Run(number, workload.name, target.name, figures, shares, disk, took, failed)
+    said = failed or ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    noise = "" if machine.quiet(shares) else "  NOISY"
+    part = " ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    say(f"round {number}  {workload.name}  {target.name}: {said}  [{took:.0f} s, {part}, disk {disk:,.0f}/s]{noise}")
+    return run
 
 
-def relay(target: Target, messages: int, *, reuse: bool) -> dict[str, float]:
-    """Everything is accepted, queued and relayed to a sink at the same time."""
-    sink = Sink()
-    try:
-        group = target.start(sink.port)
-        load(target.port, group, sink, messages=200, sessions=10, length=LENGTH, reuse=True)  # warm
-        return load(target.port, group, sink, messages=messages, sessions=SESSIONS, length=LENGTH, reuse=reuse)
-    finally:
-        target.stop()
-        sink.close()
+def due(workload: Workload, target: Target, number: int) -> bool:
+    """Whether a target is measured in a workload in a round, the first of which is 1."""
+    often = workload.all_rounds or target.name == PEER or target.name.startswith(OURS)
+    return number <= workload.rounds and (number == 1 or often)
 
 
-def idle(target: Target) -> dict[str, float]:
-    """Memory of sessions that have said EHLO and are silent."""
-    sink = Sink()
-    try:
-        group = target.start(sink.port)
-        load(target.port, group, sink, messages=5, sessions=1, length=LENGTH, reuse=True)  # load what loads late
-        base, _ = _settled(group)
-        first = idle_sessions(target.port, target.first_sessions)  # these fill what the heap had to spare
-        before, _ = _settled(group)
-        sessions = idle_sessions(target.port, target.idle_sessions)
-        after, processes = _settled(group)
-        for session in first + sessions:
-            session.close()
-        return {"per_session": (after - before) / target.idle_sessions, "base": base / 1024, "processes": processes}
-    finally:
-        target.stop()
-        sink.close()
+def measure(targets: list[Target], chosen: list[Workload], rounds: int, seconds: float) -> tuple[list[Run], list[str]]:
+    """All rounds that fit into the time, interleaved: the runs, and what there is to say about them."""
+    runs: list[Run] = []
+    notes: list[str] = []
+    end = time.monotonic() + seconds
+    for number in range(1, rounds + 1):
+        todo = [(w, t) for w in chosen for t in _turned(targets, number) if due(w, t, number)]
+        needed = sum(_last(runs, workload.name, target.name) for workload, target in todo)
+        if time.monotonic() + needed > end:
+            notes.append(f"Round {number} and later left out: {needed:.0f} s of {seconds:.0f} s were not left.")
+            say(notes[-1])
+            break
+        for workload, target in todo:
+            done = measured(number, workload, target)
+            if isinstance(done, Run):
+                runs.append(done)
+            elif number == 1:
+                notes.append(f'Not measured: {target.name} in "{workload.name}": {done}.')
+    return runs, notes
 
 
-def _settled(group: Group) -> tuple[float, int]:
-    """Memory once it has stopped moving."""
-    last = group.memory()
-    for _ in range(10):
-        time.sleep(1)
-        now = group.memory()
-        if abs(now[0] - last[0]) < 64:
-            return now
-        last = now
-    return last
+def _turned(targets: list[Target], number: int) -> list[Target]:
+    at = (number - 1) % len(targets)
+    return targets[at:] + targets[:at]
 
 
-def measure(targets: list[Target], runs: int, messages: int, words: str = "") -> Figures:
-    """All workloads of all targets, or those whose name has ``words`` in it, interleaved."""
-    workloads = {
-        "accept, sessions reused": lambda target: accept_only(target, messages, reuse=True),
-        "accept, a session each": lambda target: accept_only(target, messages, reuse=False),
-        "relay, sessions reused": lambda target: relay(target, messages, reuse=True),
-        "relay, a session each": lambda target: relay(target, messages, reuse=False),
-        "idle sessions": idle,
-    }
-    figures: Figures = {}
-    for run in range(runs):
-        for name, workload in workloads.items():
-            if words not in name:
-                continue
-            for target in targets[run % len(targets) :] + targets[: run % len(targets)]:
-                result = workload(target)
-                said = ", ".join(f"{key} {value:.4g}" for key, value in result.items())
-                say(f"run {run + 1}/{runs}  {name}  {target.name}: {said}")
-                for key, value in result.items():
-                    figures.setdefault((name, key), {}).setdefault(target.name, []).append(value)
-    return figures
+def _last(runs: list[Run], workload: str, target: str) -> float:
+    """How long a target took in a workload the last time."""
+    return next((r.seconds for r in reversed(runs) if (r.workload, r.target) == (workload, target)), 0.0)
 
 
-def disk_floor(base: Path, seconds: float = 1.0) -> float:
-    """How many 4 KiB writes with fdatasync, one after the other, the disk takes a second."""
-    path = base / "floor"
-    block, rates = os.urandom(4096), []
-    for _ in range(3):
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            os.write(descriptor, block)
-            os.fdatasync(descriptor)
-            count += 1
-        rates.append(count / (time.perf_counter() - began))
-        os.close(descriptor)
-    path.unlink()
-    return statistics.median(rates)
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3, help="rounds at most; the median counts [3]")
+    parser.add_argument("--messages", type=int, default=5000, help="messages of each load at most [5000]")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no round that would end later [20]")
+    parser.add_argument("--quick", action="store_true", help="one round of 1000 messages; writes no file")
+    parser.add_argument("--base", type=Path, default=Path("/var/tmp"), help="where queues go: a real disk [/var/tmp]")
+    parser.add_argument("--no-write", action="store_true", help=f"do not touch {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--only", action="append", default=[], help="one target, by its name in the table; repeatable")
+    parser.add_argument("--workload", default="", help='only workloads with these words, as "accept"; writes no file')
+    parser.add_argument("--peers", choices=["install"], help="fetch the peers that are missing, and do nothing else")
+    parser.add_argument("--json", type=Path, help="keep all figures in this file")
+    parser.add_argument("--table", type=Path, help="measure nothing: write the tables of such a file")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.runs, arguments.messages = 1, 1000
+    if arguments.quick or arguments.workload or arguments.only:
+        arguments.no_write = True
+    return arguments
 
 
-def filesystem(base: Path) -> str:
-    """The type of the filesystem that the queues are on."""
-    done = subprocess.run(["stat", "-f", "-c", "%T", base], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+def chosen_targets(base: Path, only: list[str]) -> tuple[list[Target], list[str]]:
+    """The targets that can be measured, and what is to be said of the others.  Ends the program for a wrong name."""
+    every = [kind(base) for kind in TARGETS]
+    names = {name for target in every for name in (target.name, target.slug)}
+    if unknown := set(only) - names:
+        sys.exit(f"no such target: {', '.join(unknown)}; there are: {'; '.join(target.name for target in every)}")
+    targets, notes = [], []
+    for target in every:
+        if only and not {target.name, target.slug} & set(only):
+            continue
+        if why := target.why_not():
+            notes.append(f"Not measured: {target.name} {why}.")
+            say(notes[-1])
+        else:
+            targets.append(target)
+    return targets, notes
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="runs of each target, the median counts [5]")
-    parser.add_argument("--messages", type=int, default=5000, help="messages of each workload [5000]")
-    parser.add_argument("--quick", action="store_true", help="one run of 1000 messages; writes no file")
-    parser.add_argument(
-        "--base", type=Path, default=Path("/var/tmp"), help="where the queues go: a real disk [/var/tmp]"
-    )
-    parser.add_argument("--no-write", action="store_true", help=f"do not touch {PAGE.relative_to(ROOT)}")
-    parser.add_argument("--only", default="", help="one target alone, by its name in the table")
-    parser.add_argument("--workload", default="", help='only workloads with these words, as "accept"; writes no file')
-    arguments = parser.parse_args()
-    if arguments.workload:
-        arguments.no_write = True
-    if arguments.quick:
-        arguments.runs, arguments.messages, arguments.no_write = 1, 1000, True
+    arguments = parse()
+    if arguments.peers == "install":
+        install()
+        return
+    if arguments.table:
+        publish(arguments, *load(arguments.table))
+        return
     for program in (SMTP_SOURCE, SMTP_SINK):
         if not os.path.exists(program):
             sys.exit(f"{program} generates the load and takes the mail: apt-get install postfix")
@@ -162,34 +156,41 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     base = Path(tempfile.mkdtemp(prefix="mta-bench-", dir=arguments.base))
     base.chmod(0o755)
-    kind = filesystem(base)
-    if kind in {"tmpfs", "ramfs"}:
-        sys.exit(f"{base} is on {kind}, where a sync costs nothing: choose a disk with --base")
-    notes = []
+    kind = machine.filesystem(base)
     try:
-        targets: list[Target] = []
-        for target in (Postfix(base), Ours(base), OursInProcesses(base)):
-            if arguments.only not in {"", target.name}:
-                continue
-            if why := target.why_not():
-                notes.append(f"Not measured: {why}.")
-                say(notes[-1])
-            else:
-                targets.append(target)
-        floor = disk_floor(base)
-        say(f"{floor:.0f} synced writes a second, one after the other, on {kind}")
-        figures = measure(targets, arguments.runs, arguments.messages, arguments.workload)
+        if kind in {"tmpfs", "ramfs"}:
+            sys.exit(f"{base} is on {kind}, where a sync costs nothing: choose a disk with --base")
+        targets, notes = chosen_targets(base, arguments.only)
+        chosen = [workload for workload in workloads(arguments.messages) if arguments.workload in workload.name]
         facts = {
-            "Machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
-            "Disk": f"{kind}, {floor:.0f} writes of 4 KiB a second, each synced before the next",
-            "Versions": "; ".join(target.version() for target in targets),
-            "Runs": f"{arguments.runs}, interleaved; medians (least to most)",
-            "Load": f"{arguments.messages} messages of {LENGTH} octets over {SESSIONS} sessions",
-            "Day": time.strftime("%Y-%m-%d"),
+            **machine.facts(base),
+            "Versions": "; ".join(dict.fromkeys(target.version() for target in targets)),
+            "Tree": _tree(),
         }
-        text = report(figures, [target.name for target in targets], facts, notes)
+        say("; ".join(f"{name}: {fact}" for name, fact in facts.items()))
+        runs, more = measure(targets, chosen, arguments.runs, arguments.minutes * 60)
+        facts["Runs"] = f"{max((run.round for run in runs), default=0)} rounds, interleaved; medians (least to most)"
+        facts["Day"] = time.strftime("%Y-%m-%d")
     finally:
         shutil.rmtree(base, ignore_errors=True)
+    names = [target.name for target in targets]
+    if arguments.json:
+        save(arguments.json, runs, names, facts, notes + more)
+    publish(arguments, runs, names, facts, notes + more)
+
+
+def _tree() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "no git"
+
+
+def publish(
+    arguments: argparse.Namespace, runs: list[Run], names: list[str], facts: dict[str, str], notes: list[str]
+) -> None:
+    """Prints the tables, and writes them into the page unless that is not wanted."""
+    text = report(SECTIONS, runs, names, facts, notes, chief)
     print(text)
     if not arguments.no_write:
         write_into(PAGE, text)

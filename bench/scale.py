@@ -26,11 +26,12 @@ from random import Random
 from typing import Any
 
 import msgspec
-from measure import LOOPBACK, Group, Sink, free_port
 from store import Bench
-from targets import Ours
 from twisted.internet import defer, task
 
+from bench.group import Group
+from bench.load import LOOPBACK, Sink, free_port
+from bench.targets import Ours
 from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.envelope import Message, Recipient
 from twisted_mta.mail.events import Accepted, Deferred

@@ -1,7 +1,8 @@
-"""The servers that are measured: ours and Postfix, configured alike.
+"""The servers that are measured; here what they have in common, and ours.  The others are in :mod:`bench.peers`.
 
-Both take mail for anybody from loopback without a password, relay all of it to one smarthost on loopback over at most
-50 connections, sync before they acknowledge, log each message, and look nothing up in the DNS.
+All take mail for anybody from loopback without a password, relay all of it to one smarthost on loopback over at most
+50 connections, log each message, and look nothing up in the DNS.  A second port has TLS from the first octet
+(RFC 8314); where a server can do it alike, users log in there (:attr:`Target.logins`).
 """
 
 from __future__ import annotations
@@ -15,27 +16,69 @@ import textwrap
 from importlib import metadata
 from pathlib import Path
 
-from measure import LOOPBACK, Group, free_port, wait_banner
+import attrs
+
+from bench.group import Group
+from bench.load import LOOPBACK, RECIPIENT, free_port, wait_banner
 
 CONNECTIONS = 50
 """Outgoing connections to the smarthost, at most."""
-MASTER = "/usr/lib/postfix/sbin/master"
+DOVECOT = "/usr/sbin/dovecot"
+USER, PASSWORD = "ann@bench.test", "correct horse"
+
+
+@attrs.frozen
+class Conditions:
+    """What a start is for.
+
+    ``logins``: users will log in on the port with TLS.  ``crowd``: more sessions at once will be held than a server
+    takes as it comes.  ``wary``: all of loopback but 127.0.0.1 is a stranger to a target that knows strangers.
+    """
+
+    logins: bool = False
+    crowd: bool = False
+    wary: bool = False
+
+
+@attrs.frozen
+class Crowd:
+    """How many sessions a target is asked to hold: more than some can is no use to anybody."""
+
+    first: int = 100
+    """Those that fill what the heap had to spare, before memory is measured."""
+    plain: int = 1000
+    """Those whose memory is measured."""
+    tls: int = 400
+    strangers: int = 1000
+    """For "neighbours": silent ones in clear."""
+    strangers_tls: int = 200
+    slow: int = 20
+    window: int = 50
+    """How many of the strangers may be connecting at once: ours has them wait for the greeting."""
 
 
 class Target:
     """A server in a folder of its own; ``start`` begins with an empty queue."""
 
     name = ""
-    first_sessions = 100
-    """Idle sessions that fill what the heap had to spare, before memory is measured."""
-    idle_sessions = 1000
-    """Idle sessions whose memory is measured."""
+    crowd = Crowd()
+    tls = True
+    """Whether it serves the port with TLS."""
+    logins = False
+    """Whether users can log in on the port with TLS, with Dovecot checking the password."""
+    resident = RECIPIENT
+    """A recipient that strangers may write to."""
+    grace = 15.0
+    """Seconds to end by itself."""
 
     def __init__(self, base: Path) -> None:
+        self.base = base
         self.slug = re.sub(r"\W+", "-", self.name)
         self.folder = base / self.slug
-        self.port = free_port()
+        self.port, self.tls_port = free_port(), free_port()
+        self.certificate, self.key = base / "certificate.pem", base / "key.pem"
         self.group: Group | None = None
+        self.conditions = Conditions()
 
     def why_not(self) -> str:
         """Why this target can't be measured here; "" if it can."""
@@ -53,14 +96,19 @@ class Target:
         """Writes its configuration into the empty folder."""
         raise NotImplementedError
 
-    def start(self, smarthost: int) -> Group:
+    def start(self, smarthost: int, conditions: Conditions = Conditions()) -> Group:
         """Starts it with an empty queue; the mail goes to a port of loopback."""
+        self.conditions = conditions
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.folder.chmod(0o755)
+        if not self.certificate.exists():
+            make_certificate(self.certificate, self.key)
         self.configure(smarthost)
         self.group = Group(self.slug)
         try:
+            if conditions.logins:
+                self.group.spawn(self._dovecot(), self.folder, self.folder / "dovecot.log")
             main = self.group.spawn(self.argv(), self.folder, self.folder / "output.log")
             wait_banner(self.port, main)
         except BaseException:
@@ -71,8 +119,62 @@ class Target:
     def stop(self) -> None:
         """Ends it."""
         if self.group is not None:
-            self.group.end()
+            self.group.end(self.grace)
             self.group = None
+
+    @property
+    def auth_socket(self) -> Path:
+        """Where Dovecot answers who a user is."""
+        return self.folder / "auth"
+
+    def _dovecot(self) -> list[str]:
+        """Dovecot with nothing but its auth service, which both sides ask: a salted SHA-512 is all that it reckons."""
+        (self.folder / "dovecot").mkdir()
+        hashed = subprocess.run(
+            ["doveadm", "pw", "-s", "SSHA512", "-p", PASSWORD], capture_output=True, text=True, check=True
+        )
+        users = self.folder / "users"
+        users.write_text(f"{USER}:{hashed.stdout.strip()}\n")
+        config = self.folder / "dovecot.conf"
+        config.write_text(
+            textwrap.dedent(f"""\
+                base_dir = {self.folder}/dovecot/run
+                state_dir = {self.folder}/dovecot/state
+                log_path = /dev/stderr
+                protocols =
+                ssl = no
+                auth_mechanisms = plain login
+                auth_cache_size = 0
+                service auth {{
+                  client_limit = 4000
+                  unix_listener {self.auth_socket} {{
+                    mode = 0666
+                  }}
+                }}
+                passdb {{
+                  driver = passwd-file
+                  args = {users}
+                }}
+                userdb {{
+                  driver = static
+                  args = uid=65534 gid=65534 home=/nonexistent
+                }}
+                """)
+        )
+        return [DOVECOT, "-F", "-c", str(config)]
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A self-signed one, for P-256 as most have today; the key is for all to read, since servers read it as users."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-days", "2", "-subj", "/CN=mx.bench.test", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    key.chmod(0o644)
 
 
 class Ours(Target):
@@ -80,15 +182,28 @@ class Ours(Target):
 
     name = "twisted-mta"
     workers = 0
-    first_sessions = 1000
-    idle_sessions = 5000  # so many are needed to see anything beside the heap's own movements
+    crowd = Crowd(first=1000, plain=10_000, tls=2000, strangers=10_000, strangers_tls=2000, slow=200, window=2500)
+    resident = USER
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.logins = os.path.exists(DOVECOT) and os.geteuid() == 0
 
     def version(self) -> str:
+        """See :class:`Target`."""
         ours, twisted = (metadata.version(name) for name in ("twisted-mta", "twisted"))
         return f"twisted-mta {ours}, Twisted {twisted}, Python {sys.version.split()[0]}"
 
+    @property
+    def config(self) -> Path:
+        """Its settings' file."""
+        return self.folder / "mta.toml"
+
     def configure(self, smarthost: int) -> None:
-        (self.folder / "mta.toml").write_text(
+        """See :class:`Target`."""
+        friends = f"{LOOPBACK}/32" if self.conditions.wary else "127.0.0.0/8"
+        connections = "connections = 20000" if self.conditions.crowd else ""
+        self.config.write_text(
             textwrap.dedent(f"""\
                 hostname = "ours.bench.test"
                 state_dir = "{self.folder}/state"
@@ -97,10 +212,31 @@ class Ours(Target):
                 port = {self.port}
                 role = "mx"
                 tls = "none"
+                [listen.submissions]
+                port = {self.tls_port}
+                role = "submission"
+                tls = "implicit"
+                [tls]
+                certificate = "{self.certificate}"
+                key = "{self.key}"
                 [smtp]
-                connections = 10000
+                {connections}
+                [defence]
+                exempt = ["{friends}"]
+                customer_connections_per_minute = "none"
+                [submission]
+                auth_cache = "0s"
+                [checker.dovecot]
+                kind = "dovecot"
+                server = "unix:{self.auth_socket}"
+                [quota.default]
+                recipients_per_hour = "none"
+                recipients_per_day = "none"
+                queued_messages = "none"
+                queued_bytes = "none"
+                connections = "none"
                 [relay]
-                networks = ["127.0.0.0/8"]
+                networks = ["{friends}"]
                 smarthost = "{LOOPBACK}:{smarthost}"
                 connections_per_destination = {CONNECTIONS}
                 private_addresses = true
@@ -112,11 +248,27 @@ class Ours(Target):
                 file = "{self.folder}/mta.log"
                 """)
         )
+        self._fill_directory()
+
+    def _fill_directory(self) -> None:
+        """One customer with one user, made once and copied from then on."""
+        state = self.folder / "state"
+        made = self.base / "directory"
+        if not made.exists():
+            for words in (
+                ("customer", "add", "bench"),
+                ("domain", "add", "bench.test", "--customer", "bench"),
+                ("user", "add", USER, "--no-password"),
+            ):
+                command = [sys.executable, "-m", "twisted_mta.admin.cli", "--config", str(self.config), *words]
+                subprocess.run(command, check=True, capture_output=True)
+            shutil.copytree(state / "directory", made)
+        shutil.copytree(made, state / "directory", dirs_exist_ok=True)
 
     def argv(self) -> list[str]:
+        """See :class:`Target`."""
         twistd = "from twisted.scripts.twistd import run; run()"
-        config = str(self.folder / "mta.toml")
-        return [sys.executable, "-c", twistd, "--nodaemon", "--pidfile=", "mta", "--config", config]
+        return [sys.executable, "-c", twistd, "--nodaemon", "--pidfile=", "mta", "--config", str(self.config)]
 
 
 class OursInProcesses(Ours):
@@ -124,85 +276,3 @@ class OursInProcesses(Ours):
 
     workers = os.cpu_count() or 1
     name = f"twisted-mta, {workers} workers"
-
-
-class Postfix(Target):
-    """A Postfix of its own, beside whatever the machine runs."""
-
-    name = "postfix"
-
-    def why_not(self) -> str:
-        if not os.path.exists(MASTER):
-            return "Postfix is not installed (apt-get install postfix)"
-        return "" if os.geteuid() == 0 else "Postfix needs root"
-
-    def version(self) -> str:
-        done = subprocess.run(["postconf", "-d", "-h", "mail_version"], capture_output=True, text=True, check=True)
-        return f"Postfix {done.stdout.strip()}"
-
-    def configure(self, smarthost: int) -> None:
-        etc = self.folder / "etc"
-        for name in ("etc", "queue", "data", "log"):
-            (self.folder / name).mkdir()
-        shutil.chown(self.folder / "data", "postfix")
-        (etc / "main.cf").write_text(
-            textwrap.dedent(f"""\
-                compatibility_level = 3.6
-                queue_directory = {self.folder}/queue
-                data_directory = {self.folder}/data
-                command_directory = /usr/sbin
-                daemon_directory = /usr/lib/postfix/sbin
-                mail_owner = postfix
-                setgid_group = postdrop
-                maillog_file = {self.folder}/log/maillog
-                maillog_file_prefixes = {self.folder}
-                inet_interfaces = {LOOPBACK}
-                inet_protocols = ipv4
-                myhostname = postfix.bench.test
-                mydestination =
-                local_recipient_maps =
-                alias_maps =
-                alias_database =
-                mynetworks = 127.0.0.0/8
-                smtpd_relay_restrictions = permit_mynetworks, reject
-                smtpd_recipient_restrictions =
-                relayhost = [{LOOPBACK}]:{smarthost}
-                disable_dns_lookups = yes
-                smtp_host_lookup = native
-                smtpd_peername_lookup = no
-                smtpd_client_connection_count_limit = 0
-                smtpd_client_connection_rate_limit = 0
-                smtpd_client_message_rate_limit = 0
-                smtpd_client_recipient_rate_limit = 0
-                default_destination_concurrency_limit = {CONNECTIONS}
-                default_process_limit = 100
-                in_flow_delay = 0
-                """)
-        )
-        services = """\
-            pickup unix n - n 60 1 pickup
-            cleanup unix n - n - 0 cleanup
-            qmgr unix n - n 300 1 qmgr
-            tlsmgr unix - - n 1000? 1 tlsmgr
-            rewrite unix - - n - - trivial-rewrite
-            bounce unix - - n - 0 bounce
-            defer unix - - n - 0 bounce
-            trace unix - - n - 0 bounce
-            verify unix - - n - 1 verify
-            flush unix n - n 1000? 0 flush
-            proxymap unix - - n - - proxymap
-            smtp unix - - n - - smtp
-            relay unix - - n - - smtp
-            error unix - - n - - error
-            retry unix - - n - - error
-            discard unix - - n - - discard
-            anvil unix - - n - 1 anvil
-            scache unix - - n - 1 scache
-            postlog unix-dgram n - n - 1 postlogd
-            """
-        listener = f"{LOOPBACK}:{self.port} inet n - n - 1500 smtpd\n"
-        (etc / "master.cf").write_text(listener + textwrap.dedent(services))
-        subprocess.run(["postfix", "-c", etc, "check"], check=True, capture_output=True)
-
-    def argv(self) -> list[str]:
-        return [MASTER, "-c", str(self.folder / "etc"), "-d"]
