@@ -40,7 +40,7 @@ format: $(STAMP) ## lay the code out as lint wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure against Postfix, side by side; writes docs/performance.md (needs root)
+bench: $(STAMP) ## measure against Postfix and the peers found, side by side; writes docs/performance.md (needs root)
 	$(BIN)/python bench/run.py $(ARGS)
 
 docs: $(STAMP)  ## regenerate docs/configuration.md and conf/mta.toml from the settings
