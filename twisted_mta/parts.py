@@ -30,6 +30,7 @@ from .delivery.smtp_agent import LmtpAgent, SmtpAgent
 from .directory.auth import CredentialCache, DirectoryChecker, ScramKeys, make_portal
 from .directory.interfaces import IDirectory
 from .directory.lmdb_directory import LmdbDirectory
+from .directory.oauth import AuthorizationServers, TokenChecker
 from .directory.outside import OutsideCheckers
 from .directory.passwords import Hasher
 from .mail.events import AnyEvent, EventSink
@@ -72,6 +73,14 @@ def fan_out(*sinks: EventSink) -> EventSink:
     return sink
 
 
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """What of a reload may fail, and has not."""
+
+    stages: Sequence[IPolicy]
+    servers: AuthorizationServers
+
+
 @attrs.define(kw_only=True, slots=True)
 class Parts:
     """A whole server.  ``start`` and ``stop`` are the owner's to call; listening with ``factories`` is, too."""
@@ -89,6 +98,7 @@ class Parts:
     hasher: Hasher
     cache: CredentialCache
     outside: OutsideCheckers
+    tokens: TokenChecker
     portal: Portal
     throttle: AuthThrottle
     stages: tuple[IPolicy, ...]
@@ -124,6 +134,7 @@ class Parts:
         await self._stop_delivery()
         await self.scheduler.recorded()  # also what came in while it stopped
         self.outside.stop()
+        self.tokens.stop()
         self.hasher.stop()
         await self.store.stop()
         self.greylist.close()
@@ -160,21 +171,25 @@ class Parts:
         """
         self.apply(settings, self.prepare(settings))
 
-    def prepare(self, settings: Settings) -> Sequence[IPolicy]:
-        """What may fail of a reload: plugins' stages are made anew, and may refuse their settings.
+    def prepare(self, settings: Settings) -> Prepared:
+        """What may fail of a reload: plugins' stages are made anew, and may refuse their settings; files are read.
 
         Gives what :meth:`apply` wants.
         """
-        return self._stage_maker(settings, self.directory, self.store, self.clock)
+        return Prepared(
+            stages=self._stage_maker(settings, self.directory, self.store, self.clock),
+            servers=self.tokens.prepare(settings),
+        )
 
-    def apply(self, settings: Settings, added: Sequence[IPolicy]) -> None:
+    def apply(self, settings: Settings, prepared: Prepared) -> None:
         """Take over settings for which everything is prepared."""
         self.settings = settings
         for apply in self._reconfigurable:
             apply(settings)
         self.cache.seconds = settings.submission.auth_cache
         self.directory.reconfigure(settings.local)
-        self.stages = (*self.own_stages, *added)
+        self.tokens.apply(prepared.servers)
+        self.stages = (*self.own_stages, *prepared.stages)
         pipeline = Pipeline(self.stages)
         for factory in self.factories.values():
             factory.configure(settings, pipeline)
@@ -219,7 +234,8 @@ def assemble(
     cache = CredentialCache(reactor, settings.submission.auth_cache)
     checker = DirectoryChecker(directory, hasher, cache, settings.submission.scram)
     outside = OutsideCheckers(settings, reactor, directory, cache)
-    portal = make_portal(directory, hasher, cache, outside, own=checker)
+    tokens = TokenChecker(settings, reactor, directory)
+    portal = make_portal(directory, hasher, cache, outside, own=checker, others=[tokens])
     throttle = AuthThrottle(settings, reactor)
     connections, access = ConnectionPolicy(settings), AccessPolicy(directory, settings)
     submission, quotas = SubmissionPolicy(directory, settings), QuotaPolicy(store, settings)
@@ -248,6 +264,7 @@ def assemble(
             settings,
             portal=portal if listener.role == "submission" else None,
             keys=ScramKeys(directory, directory.secret),
+            tokens=tokens,
             tls=tls if listener.tls != "none" else None,
         )
         for name, listener in settings.listen.items()
@@ -291,6 +308,7 @@ def assemble(
         hasher=hasher,
         cache=cache,
         outside=outside,
+        tokens=tokens,
         portal=portal,
         throttle=throttle,
         stages=stages,

@@ -12,7 +12,7 @@ from tests.config.strategies import settings
 from twisted_mta import config
 from twisted_mta.config import Settings, schema
 from twisted_mta.config.dump import to_toml
-from twisted_mta.config.settings import Checker, Sni
+from twisted_mta.config.settings import Checker, OAuth, Sni
 
 
 class Dump(SynchronousTestCase):
@@ -29,7 +29,7 @@ class Dump(SynchronousTestCase):
             self.assertTrue(problem.wrong and problem.mend and str(problem))
 
     def test_says_everything(self) -> None:
-        document = tomllib.loads(to_toml(Settings(checker={"mx": Checker()}, sni={"mx": Sni()})))
+        document = tomllib.loads(to_toml(Settings(checker={"mx": Checker()}, oauth={"mx": OAuth()}, sni={"mx": Sni()})))
         for heading, table in schema.tables().items():
             found = document
             for part in heading.replace("NAME", "mx").split(".") if heading else ():

@@ -39,7 +39,10 @@ WRONG: list[tuple[str, int | None, str, object, str, str]] = [
         "recipients_per_hour = 5", 1, "recipients_per_hour", ABSENT,
         "is not a setting", '"recipients_per_hour" belongs in [quota.default]',
     ),
-    ("connections = 5", 1, "connections", ABSENT, "is not a setting", "[smtp] or in [relay] or in [quota.default]"),
+    (
+        "connections = 5", 1, "connections", ABSENT,
+        "is not a setting", "[smtp] or in [oauth.NAME] or in [relay] or in [quota.default]",
+    ),
     ("[log]\nxyzzy = 1", 2, "log.xyzzy", ABSENT, "is not a setting", "the settings here are format, file, sessions"),
     ('workers = "0"', 1, "workers", "0", "is text, not a whole number", "write 0"),
     ("workers = true", 1, "workers", True, "is true or false, not a whole number", "write a whole number"),

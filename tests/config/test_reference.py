@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta import config
 from twisted_mta.config import Settings, reference, schema
-from twisted_mta.config.settings import Checker, Sni
+from twisted_mta.config.settings import Checker, OAuth, Sni
 
 ROOT = Path(__file__).resolve().parents[2]
 STALE = 'is stale: run "python -m twisted_mta.config.reference"'
@@ -49,7 +49,10 @@ class Sample(SynchronousTestCase):
     def test_its_commented_values_are_all_the_defaults(self) -> None:
         text = (ROOT / reference.SAMPLE).read_text("utf-8")
         uncommented = re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", text)
-        self.assertEqual(config.parse(uncommented), Settings(checker={"NAME": Checker()}, sni={"NAME": Sni()}))
+        self.assertEqual(
+            config.parse(uncommented),
+            Settings(checker={"NAME": Checker()}, oauth={"NAME": OAuth()}, sni={"NAME": Sni()}),
+        )
         for heading, table in schema.tables().items():
             for field in schema.options(table):
                 if heading != "listen.NAME":

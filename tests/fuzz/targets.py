@@ -15,6 +15,7 @@ from twisted_mta.mail.header import Head
 from twisted_mta.mail.status import MailError
 from twisted_mta.wire import commands as c
 from twisted_mta.wire import proxy, sasl
+from twisted_mta.wire.oauth import OAUTHBEARER, XOAUTH2, OAuth
 from twisted_mta.wire.replies import ReplyError, ReplyParser
 
 _STEPS = (1, 2, 3, 5, 7, 16, 61, 997)
@@ -80,8 +81,8 @@ def replies(data: bytes) -> None:
 
 def login(data: bytes) -> None:
     """The SASL exchanges; only SaslError escapes."""
-    for make in (sasl.Plain, sasl.Login):
-        exchange = make()
+    for make in (sasl.Plain, sasl.Login, sasl.External, lambda: OAuth(OAUTHBEARER), lambda: OAuth(XOAUTH2)):
+        exchange: sasl.Exchange = make()
         try:
             for line in data.split(b"\n"):
                 if not isinstance(exchange.step(sasl.decode(line, initial=True)), bytes):

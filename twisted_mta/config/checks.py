@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import certificate, checkers
+from . import certificate, checkers, oauth
 from .addresses import Exposure, exposure, is_loopback, overlaps, points_at, reach
 from .problems import ABSENT, Problem, Severity
 from .settings import KIB, MINUTE, Listener, Settings
@@ -34,6 +34,7 @@ def check(settings: Settings) -> Iterator[Problem]:
     for part in (_process, _listeners, _collisions, _tls, _relay, _loops, _local, _queue, _smtp, _quota, _admin):
         yield from part(settings)
     yield from checkers.check(settings)
+    yield from oauth.check(settings)
 
 
 def _problem(severity: Severity, key: str, value: object, wrong: str, mend: str) -> Problem:

@@ -12,7 +12,7 @@ from .settings import Settings
 Table = type[Any]
 """A class of :mod:`.settings`."""
 
-_FREE_NAMES = {"listen": "NAME", "quota": "default", "checker": "NAME", "sni": "NAME"}
+_FREE_NAMES = {"listen": "NAME", "quota": "default", "checker": "NAME", "oauth": "NAME", "sni": "NAME"}
 """What stands for the last name of a table whose last name is free."""
 
 

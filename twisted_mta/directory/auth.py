@@ -317,11 +317,12 @@ def make_portal(
     cache: CredentialCache,
     extra_checkers: Iterable[ICredentialsChecker] = (),
     own: DirectoryChecker | None = None,
+    others: Iterable[ICredentialsChecker] = (),
 ) -> Portal:
     """The portal for all who log in: the directory's own passwords first (``own``, if that is made already), then
-    ``extra_checkers`` in their order."""
+    ``extra_checkers`` in their order.  ``others`` check what is no password."""
     own = own or DirectoryChecker(directory, hasher, cache)
-    return Portal(MailRealm(directory), [CheckerChain((own,), extra_checkers), ProvenChecker(directory)])
+    return Portal(MailRealm(directory), [CheckerChain((own,), extra_checkers), ProvenChecker(directory), *others])
 
 
 def _text(words: bytes | str) -> str | None:

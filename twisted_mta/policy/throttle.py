@@ -90,8 +90,9 @@ class AuthThrottle:
         pair = address, name
         if not good:
             self._addresses.add(address, now)
-            self._users.add(name, now)
-            self._pairs.add(pair, now)
+            if name:  # else it would be everybody's who says no name with a token
+                self._users.add(name, now)
+                self._pairs.add(pair, now)
             return
         self._pairs.forget(pair)
         self._known[pair] = now + KNOWN_FOR

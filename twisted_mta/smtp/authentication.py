@@ -10,20 +10,28 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ..directory.auth import Proven
+from ..directory.claims import TokenRefused
 from ..directory.interfaces import IMailAccount
+from ..directory.oauth import BearerToken
 from ..mail.events import Authenticated, AuthFailed
 from ..mail.status import MailError, Reply, printable
 from ..wire import commands as c
-from ..wire import sasl, scram
+from ..wire import oauth, sasl, scram
 from ..wire.server import constant
 from .tls import channel_binding
 
 if TYPE_CHECKING:
     from .server import MtaServer
 
+Claim = sasl.Credentials | sasl.Proven
+"""What an exchange comes to that the portal is asked about."""
+
 AUTHENTICATED = constant(235, "2.7.0", "Authenticated")
 DENIED = constant(535, "5.7.8", sasl.DENIED.text)
 DENIED_SCRAM = constant(535, "5.7.8", f"{sasl.DENIED.text}, or this account has to log in by PLAIN once")
+DENIED_TOKEN = constant(535, "5.7.8", "The token is not accepted, or not for this user: get a new one")
+TOKEN_TOO_WEAK = constant(535, "5.7.8", "The token does not allow to send mail here: get one with the right scope")
+NO_TOKEN = constant(535, "5.7.8", "A token is needed")
 UNAVAILABLE = constant(454, "4.7.0", "Passwords can't be checked just now; try again later")
 
 _log = Logger()
@@ -35,6 +43,8 @@ def offered(server: MtaServer) -> list[str]:
     usable = {"PLAIN", "LOGIN"}
     if factory.keys is not None:
         usable |= {scram.NAME, scram.PLUS} if server.wire.tls == "up" else {scram.NAME}
+    if factory.tokens:
+        usable |= {oauth.OAUTHBEARER, oauth.XOAUTH2}
     return [name for name in factory.settings.submission.mechanisms if name in usable]
 
 
@@ -44,8 +54,12 @@ def begin(server: MtaServer, command: c.Auth) -> None:
     if command.mechanism not in names:
         server.reply(Reply(504, "5.5.4", f"This mechanism is not offered: use {' or '.join(names) or 'none'}"))
         return
-    make = sasl.MECHANISMS.get(command.mechanism)
-    server.exchange = make() if make is not None else _scram(server, command.mechanism, names)
+    if command.mechanism in (oauth.OAUTHBEARER, oauth.XOAUTH2):
+        server.exchange = oauth.OAuth(command.mechanism)
+    elif command.mechanism in (scram.NAME, scram.PLUS):
+        server.exchange = _scram(server, command.mechanism, names)
+    else:
+        server.exchange = sasl.MECHANISMS[command.mechanism]()
     step(server, command.initial, initial=True)
 
 
@@ -78,7 +92,10 @@ def step(server: MtaServer, line: bytes | None, initial: bool = False) -> None:
         server.reply(sasl.challenge(outcome))
     elif isinstance(outcome, sasl.Wanted):
         server.ask(_found(server, outcome))
+    elif isinstance(outcome, oauth.Bearer):
+        server.ask(_bearer(server, outcome))
     else:
+        assert isinstance(outcome, Claim)
         server.exchange = None
         server.ask(_login(server, outcome))
 
@@ -96,25 +113,57 @@ async def _found(server: MtaServer, wanted: sasl.Wanted) -> Reply:
     return sasl.challenge(exchange.found(keys))
 
 
-async def _login(server: MtaServer, credentials: sasl.Credentials | sasl.Proven) -> Reply:
-    peer, factory = server.peer, server.factory
-    throttle, portal = factory.throttle, factory.portal
-    assert portal is not None
-    username = credentials.username.encode()
+async def _bearer(server: MtaServer, bearer: oauth.Bearer) -> Reply:
+    """A token.  A client whose token is refused is told why first, and answers that for its reply (RFC 7628 §3.2.3)."""
+    exchange, tokens = server.exchange, server.factory.tokens
+    assert isinstance(exchange, oauth.OAuth)
+    assert tokens is not None
+    status: oauth.Status = "invalid_token"
+    if bearer.token:
+        try:
+            reply = await _admitted(server, bearer)
+        except UnauthorizedLogin as error:
+            reply = _reason(error)
+            if isinstance(error, TokenRefused):
+                status = error.status
+            reply = await _denied(server, bearer.mechanism, bearer.username, reply)
+        if reply.code < 500 or server.wire.state == "closed":  # 421 and 454 want no answer of the client's
+            server.exchange = None
+            return reply
+    else:
+        reply = NO_TOKEN  # nobody was guessing: the client asks where to get one (RFC 7628 §4.3)
+    return sasl.challenge(exchange.refused(status, reply, tokens.scope, tokens.configuration))
+
+
+async def _login(server: MtaServer, credentials: Claim) -> Reply:
     try:
-        claim: Any
-        if isinstance(credentials, sasl.Proven):
-            claim = Proven(username)
-        else:
-            claim = UsernamePassword(username, credentials.password)
-        _, account, leave = await portal.login(claim, peer, IMailAccount)
+        return await _admitted(server, credentials)
     except UnauthorizedLogin as error:
-        reply = error.reply if isinstance(error, MailError) else DENIED
-        return await _denied(server, credentials.mechanism, credentials.username, reply)
+        return await _denied(server, credentials.mechanism, credentials.username, _reason(error))
+
+
+def _reason(error: UnauthorizedLogin) -> Reply:
+    if isinstance(error, MailError):
+        return error.reply
+    if isinstance(error, TokenRefused):
+        return TOKEN_TOO_WEAK if error.status == "insufficient_scope" else DENIED_TOKEN
+    return DENIED
+
+
+async def _admitted(server: MtaServer, credentials: Claim | oauth.Bearer) -> Reply:
+    """The reply to a good login, and to one that can't be checked.  Raises UnauthorizedLogin for a bad one."""
+    peer, factory = server.peer, server.factory
+    portal = factory.portal
+    assert portal is not None
+    try:
+        _, account, leave = await portal.login(_for_cred(credentials), peer, IMailAccount)
+    except UnauthorizedLogin:
+        raise
     except Exception as error:
         return _not_checked(server, credentials, error)
-    await _delay(server, credentials.username)
-    throttle.succeeded(peer, credentials.username)
+    username = credentials.username or account.user.address
+    await _delay(server, username)
+    factory.throttle.succeeded(peer, username)
     if server.wire.state == "closed":
         leave()
         return AUTHENTICATED
@@ -135,6 +184,15 @@ async def _login(server: MtaServer, credentials: sasl.Credentials | sasl.Proven)
     return AUTHENTICATED
 
 
+def _for_cred(credentials: Claim | oauth.Bearer) -> Any:
+    if isinstance(credentials, oauth.Bearer):
+        return BearerToken(credentials.username, credentials.token)
+    username = credentials.username.encode()
+    if isinstance(credentials, sasl.Proven):
+        return Proven(username)
+    return UsernamePassword(username, credentials.password)
+
+
 async def _denied(server: MtaServer, mechanism: str, username: str, reply: Reply) -> Reply:
     """A guess: it is counted, told, and answered late."""
     server.peer.auth_failures += 1
@@ -144,9 +202,9 @@ async def _denied(server: MtaServer, mechanism: str, username: str, reply: Reply
     return reply
 
 
-def _not_checked(server: MtaServer, attempt: sasl.Credentials | sasl.Proven | sasl.Wanted, error: Exception) -> Reply:
+def _not_checked(server: MtaServer, attempt: Claim | oauth.Bearer | sasl.Wanted, error: Exception) -> Reply:
     if not isinstance(error, MailError):
-        _log.failure("The password of {user} could not be checked", user=printable(attempt.username))
+        _log.failure("The login of {user} could not be checked", user=printable(attempt.username))
     # RFC 4954 §6: 454 says that it was not the credentials, whatever went wrong with us
     reply = error.reply if isinstance(error, MailError) and error.reply.code == 454 else UNAVAILABLE
     _tell_failed(server, attempt.mechanism, attempt.username, reply, temporary=True)

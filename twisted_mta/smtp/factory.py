@@ -13,6 +13,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from ..config.settings import Listener, Settings
 from ..directory.auth import ScramKeys
 from ..directory.interfaces import IDirectory
+from ..directory.oauth import TokenChecker
 from ..mail.events import EventSink
 from ..mail.ids import IdMaker
 from ..mail.status import Reply
@@ -35,8 +36,8 @@ class MtaServerFactory(SMTPFactory):
 
     ``name`` is its table in ``[listen]``.  ``pipeline``, ``reception``, ``sessions``, ``throttle`` and ``tls`` may be
     shared with other listeners; ``tls`` of None offers no STARTTLS, ``portal`` of None no AUTH, ``keys`` of None no
-    SCRAM.  ``clock`` gives seconds since the epoch.  Listen with what :meth:`listening` gives, which has TLS around it
-    where that is implicit.
+    SCRAM, ``tokens`` of None neither OAUTHBEARER nor XOAUTH2.  ``clock`` gives seconds since the epoch.  Listen with
+    what :meth:`listening` gives, which has TLS around it where that is implicit.
     """
 
     protocol: type[MtaServer] = MtaServer
@@ -58,6 +59,7 @@ class MtaServerFactory(SMTPFactory):
         portal: Portal | None = None,
         tls: ServerTls | None = None,
         keys: ScramKeys | None = None,
+        tokens: TokenChecker | None = None,
     ) -> None:
         super().__init__(portal)  # type: ignore[no-untyped-call]
         if listener.tls == "implicit" and tls is None:
@@ -75,6 +77,7 @@ class MtaServerFactory(SMTPFactory):
         self.clock = clock
         self.tls = tls
         self.keys = keys
+        self.tokens = tokens
         self.pauses = Waits(clock)
         self.new_session_id: Callable[[], str] = IdMaker(int.from_bytes(os.urandom(4), "big"), clock.seconds)
         self.configure(settings, pipeline)

@@ -194,6 +194,20 @@ class MemoryTransport:
         self.producer = None
         self._paused = False
 
+    def pauseProducing(self) -> None:  # noqa: N802
+        """See ``IPushProducer``: what the other side says waits."""
+        if self.other is not None:
+            self.other.stalled = True
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """See ``IPushProducer``."""
+        if self.other is not None:
+            self.other.stalled = False
+
+    def stopProducing(self) -> None:  # noqa: N802
+        """See ``IPushProducer``."""
+        self.loseConnection()
+
     def getPeer(self) -> Any:  # noqa: N802
         """See ``ITransport``."""
         return self._peer

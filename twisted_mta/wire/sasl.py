@@ -1,7 +1,7 @@
-"""SASL exchanges of a server, sans-I/O: PLAIN and LOGIN, and what all exchanges come to.
+"""SASL exchanges of a server, sans-I/O: PLAIN, LOGIN and EXTERNAL, and what all exchanges come to.
 
 Source: RFC 4954 §4 (AUTH), RFC 4616 (PLAIN), draft-murchison-sasl-login (LOGIN, which RFC 4954's clients still use),
-RFC 4648 §3.3 and §4 (base64, nothing but its alphabet).
+RFC 4422 appendix A (EXTERNAL), RFC 4648 §3.3 and §4 (base64, nothing but its alphabet).
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ class Proven(msgspec.Struct, frozen=True):
     username: str
 
 
+class Claimed(msgspec.Struct, frozen=True):
+    """What the channel has proved is enough, if it proves that the client is ``username``; "" is whoever it proves."""
+
+    mechanism: str
+    username: str
+
+
 class Credentials(msgspec.Struct, frozen=True):
     """What an exchange came to.  Never printed: it holds a password."""
 
@@ -67,11 +74,11 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Exchange(Protocol):
-    """One exchange: :meth:`step` until it gives :class:`Credentials` or :class:`Proven`, or raises
-    :class:`SaslError`."""
+    """One exchange: :meth:`step` until it gives what it came to, or raises :class:`SaslError`."""
 
-    def step(self, response: bytes | None) -> bytes | Credentials | Wanted | Proven:
-        """Take a decoded response (None: AUTH came without one); the next challenge, not encoded, or the end."""
+    def step(self, response: bytes | None) -> object:
+        """Take a decoded response (None: AUTH came without one); the next challenge, not encoded, or the end:
+        :class:`Credentials`, :class:`Wanted`, :class:`Proven`, :class:`Claimed` or :class:`~.oauth.Bearer`."""
         ...
 
 
@@ -107,7 +114,24 @@ class Login:
         return _credentials("LOGIN", self._username, response)
 
 
-MECHANISMS: dict[str, Callable[[], Exchange]] = {"PLAIN": Plain, "LOGIN": Login}
+class External:
+    """EXTERNAL: one message, whom to act as, or nothing (RFC 4422 appendix A)."""
+
+    def step(self, response: bytes | None) -> bytes | Claimed:
+        """See :class:`Exchange`."""
+        if response is None:
+            return b""
+        if len(response) > MAX_SECRET:
+            raise SaslError(TOO_LONG)
+        if b"\0" in response:
+            raise SaslError(MALFORMED)
+        try:
+            return Claimed("EXTERNAL", response.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise SaslError(MALFORMED) from None
+
+
+MECHANISMS: dict[str, Callable[[], Exchange]] = {"PLAIN": Plain, "LOGIN": Login, "EXTERNAL": External}
 
 
 def _credentials(mechanism: str, username: bytes, password: bytes) -> Credentials:
@@ -117,6 +141,21 @@ def _credentials(mechanism: str, username: bytes, password: bytes) -> Credential
         raise SaslError(MALFORMED)
     try:
         return Credentials(mechanism, username.decode("utf-8"), password)
+    except UnicodeDecodeError:
+        raise SaslError(MALFORMED) from None
+
+
+def saslname(escaped: bytes) -> str:
+    """A user name, in which "=2C" and "=3D" stand for a comma and an equals sign (RFC 5802 §5.1, RFC 5801 §4).
+
+    Raises :class:`SaslError`.
+    """
+    if len(escaped) > MAX_SECRET:
+        raise SaslError(TOO_LONG)
+    if not escaped or b"\0" in escaped or escaped.count(b"=") != escaped.count(b"=2C") + escaped.count(b"=3D"):
+        raise SaslError(MALFORMED)
+    try:
+        return escaped.replace(b"=2C", b",").replace(b"=3D", b"=").decode("utf-8")
     except UnicodeDecodeError:
         raise SaslError(MALFORMED) from None
 

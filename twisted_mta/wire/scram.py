@@ -20,7 +20,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..mail.status import Reply
-from .sasl import DENIED, MALFORMED, MAX_SECRET, OTHER_IDENTITY, TOO_LONG, Denied, Proven, SaslError, Wanted
+from .sasl import DENIED, MALFORMED, OTHER_IDENTITY, Denied, Proven, SaslError, Wanted, saslname
 
 NAME = "SCRAM-SHA-256"
 PLUS = "SCRAM-SHA-256-PLUS"
@@ -142,8 +142,8 @@ class Scram:
         if len(parts) < 2 or parts[0][:2] != b"n=" or parts[1][:2] != b"r=" or not _NONCE.fullmatch(parts[1][2:]):
             raise SaslError(MALFORMED)  # "m=", which asks for an extension that we don't know, among others
         _extensions(parts[2:])
-        self._username = _name(parts[0][2:])
-        if identity and (identity[:2] != b"a=" or _name(identity[2:]) != self._username):
+        self._username = saslname(parts[0][2:])
+        if identity and (identity[:2] != b"a=" or saslname(identity[2:]) != self._username):
             raise SaslError(MALFORMED if identity[:2] != b"a=" else OTHER_IDENTITY)
         self._header = b"%b,%b," % (flag, identity)
         self._bare = bare
@@ -174,18 +174,6 @@ class Scram:
             raise Denied(DENIED, self.mechanism, self._username)
         self._proven = True
         return b"v=" + base64.b64encode(hmac.digest(keys.server, signed, "sha256"))
-
-
-def _name(escaped: bytes) -> str:
-    """A user name, in which "=2C" and "=3D" stand for a comma and an equals sign (RFC 5802 §5.1)."""
-    if len(escaped) > MAX_SECRET:
-        raise SaslError(TOO_LONG)
-    if not escaped or b"\0" in escaped or escaped.count(b"=") != escaped.count(b"=2C") + escaped.count(b"=3D"):
-        raise SaslError(MALFORMED)
-    try:
-        return escaped.replace(b"=2C", b",").replace(b"=3D", b"=").decode("utf-8")
-    except UnicodeDecodeError:
-        raise SaslError(MALFORMED) from None
 
 
 def _extensions(parts: list[bytes]) -> None:

@@ -20,8 +20,7 @@ from ..admin.statusfile import WorkerStatus
 from ..config.settings import Settings
 from ..delivery.shares import Tell
 from ..mail.events import EventSink
-from ..parts import Parts, assemble, fan_out
-from ..policy.interfaces import IPolicy
+from ..parts import Parts, Prepared, assemble, fan_out
 from ..runtime import sockets
 from ..smtp.tls import ServerTls
 from .commands import Report
@@ -59,7 +58,7 @@ class Serving:
         self._fair = fair
         self._ports: list[Any] = []
         self._sweep: LoopingCall | None = None
-        self._prepared: tuple[Settings, PairBytes, Sequence[IPolicy]] | None = None
+        self._prepared: tuple[Settings, PairBytes, Prepared] | None = None
         self.metrics = Metrics()
         self.tls = ServerTls(*pair, settings.tls.minimum) if pair is not None else None
         self.event_log = EventLog(settings.log, settings.hostname, reactor=reactor)
@@ -94,8 +93,8 @@ class Serving:
         """Take over what was prepared.  No session is closed."""
         if self._prepared is None:
             return
-        (settings, pair, stages), self._prepared = self._prepared, None
-        self.parts.apply(settings, stages)
+        (settings, pair, prepared), self._prepared = self._prepared, None
+        self.parts.apply(settings, prepared)
         self.event_log.reconfigure(settings.log)
         if self.tls is not None and pair is not None:
             self.tls.load(*pair, settings.tls.minimum)
