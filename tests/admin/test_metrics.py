@@ -79,17 +79,26 @@ class Counting(SynchronousTestCase):
         self.metrics(deferred())
         self.metrics(bounced())
         self.metrics(bounced(expired=True))
+        self.metrics(bounced(status="5.7.30"))
         self.assertEqual(self.value("mta_recipients_delivered_total", agent="smtp", tls="no"), 1)
         self.assertEqual(self.value("mta_recipients_delivered_total", agent="smtp", tls="yes"), 1)
         self.assertEqual(self.value("mta_recipients_deferred_total", agent="smtp"), 1)
         self.assertEqual(self.value("mta_recipients_bounced_total", agent="smtp", cause="refused"), 1)
         self.assertEqual(self.value("mta_recipients_bounced_total", agent="smtp", cause="expired"), 1)
+        self.assertEqual(self.value("mta_recipients_bounced_total", agent="smtp", cause="requiretls"), 1)
         buckets = {
             le: self.value("mta_delivery_delay_seconds_bucket", agent="smtp", le=le)
             for le in ("1.0", "2.5", "3600.0", "14400.0", "+Inf")
         }
         self.assertEqual(buckets, {"1.0": 0, "2.5": 1, "3600.0": 1, "14400.0": 2, "+Inf": 2})
         self.assertEqual(self.value("mta_delivery_delay_seconds_sum", agent="smtp"), 4001.25)
+
+    def test_requiretls(self) -> None:
+        for wish in ("required", "optional", "required", ""):
+            self.metrics(accepted(requiretls=wish))
+        name, labels = "mta_messages_requiretls_total", {"listener": "submission"}
+        self.assertEqual(self.value(name, **labels, requiretls="required"), 2)
+        self.assertEqual(self.value(name, **labels, requiretls="optional"), 1)
 
     def test_every_event_is_taken(self) -> None:
         for event in SAMPLES:

@@ -35,6 +35,7 @@ ERRORS: list[tuple[str, str, object, str, str]] = [
     ("user = 'root'\ngroup = 'no-such-group'", "group", "no-such-group", "is no group", "groupadd --system no-such"),
     ("group = 'root'", "group", "root", "is set without user", "set user too"),
     ("[log]\nfile = '/no/such/log'", "log.file", "/no/such/log", "in a folder that does not exist", "make the folder"),
+    ("[relay]\nca = '/no/such'", "relay.ca", "/no/such", "no file that can be read", "leave it empty"),
     ("[log]\nfile = ''", "log.file", "", "is empty", '"-"'),
     ("[listen]", "listen", ABSENT, "has no listener", "[listen.mx]"),
     ("[listen.a]\naddress = []", "listen.a.address", [], "is empty", '["0.0.0.0", "::"]'),

@@ -111,6 +111,33 @@ class AnswerTests(Case):
         resolver = self.resolver(Wire(one=[answer("d.example. 60 IN MX 10 A.Example.", "d.example. 60 IN MX 5 b.")]))
         self.assertEqual(self.get(resolver.mx("D.example.")), [Mx(10, "a.example"), Mx(5, "b")])
 
+    def test_authentic_mx(self) -> None:
+        """The AD bit counts where the settings say so, and must be in the answer for each link of a chain."""
+
+        def signed(*records: str) -> Answer:
+            def made(query: dns.message.Message) -> dns.message.Message | None:
+                response = answer(*records)(query)
+                assert response is not None
+                response.flags |= dns.flags.AD
+                return response
+
+            return made
+
+        mx, alias = "d.example. 60 IN MX 1 f.", "a.example. 60 IN CNAME d.example."
+        for trust, answers, authentic in (
+            (True, [signed(mx)], True),
+            (True, [answer(mx)], False),
+            (False, [signed(mx)], False),
+            (True, [signed(alias), signed(mx)], True),
+            (True, [answer(alias), signed(mx)], False),
+            (True, [signed(alias), answer(mx)], False),
+        ):
+            resolver = self.resolver(Wire(one=list(answers)))
+            resolver.reconfigure(Dns(servers=("192.0.2.53",), trust_ad=trust))
+            for _ in range(2):  # the second time from the cache
+                name = "d.example" if len(answers) == 1 else "a.example"
+                self.assertEqual(self.get(resolver.mx(name)), [Mx(1, "f", authentic)], (trust, authentic))
+
     def test_null_mx(self) -> None:
         resolver = self.resolver(Wire(one=[answer("d.example. 60 IN MX 0 .")]))
         self.assertEqual(self.get(resolver.mx("d.example")), [Mx(0, "")])

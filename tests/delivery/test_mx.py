@@ -57,6 +57,25 @@ class MxTests(Case):
         )
         self.assertEqual(self.find("d.example", finder), [f"a.example[{A}]:25", f"b.example[{B}]:25"])
 
+    def test_authentic(self) -> None:
+        """RFC 8689 §4.2.1: what nobody but the operator, the sender and DNSSEC has a hand in."""
+        finder = self.finder(
+            {
+                "signed.example": {"MX": ["10 a.example."]},
+                "plain.example": {"MX": ["10 a.example."]},
+                "a.example": {"A": [A]},
+            }
+        )
+        self.resolver.signed = {"signed.example"}
+        for nexthop, authentic in (
+            ("signed.example", True),
+            ("plain.example", False),
+            ("a.example", True),
+            (f"[{A}]:25", True),
+            ("[a.example]:25", True),
+        ):
+            self.assertEqual([one.authentic for one in self.hops(nexthop, finder).targets], [authentic], nexthop)
+
     def test_equal_ones_are_shuffled(self) -> None:
         records = {"d.example": {"MX": [f"10 m{n}.example." for n in range(4)] + ["5 first.example."]}}
         records |= {f"m{n}.example": {"A": [f"93.184.216.{n}"]} for n in range(4)} | {"first.example": {"A": [C]}}

@@ -70,6 +70,12 @@ class ToTheSender(Case):
         self.assertEqual(new.message.message_id, "<report0000000001@mx1.isp.example>")
         self.assertIn(b"To: bob@isp.example\r\n", content)
 
+    def test_what_requires_tls_comes_back_under_tls(self) -> None:
+        """RFC 8689 §5."""
+        for wish, report in (("required", "required"), ("optional", ""), ("", "")):
+            [(new, _)] = self.report(requiretls=wish).reports
+            self.assertEqual(new.message.requiretls, report)
+
     def test_routed_to_the_sender(self) -> None:
         self.report()
         self.assertEqual(self.router.asked, [((Recipient("bob@isp.example", "bob@isp.example"),), "c1")])

@@ -49,6 +49,11 @@ def came_from(message: Message) -> str:
     return ", ".join(filter(None, [name, message.protocol, f"listener {message.listener}" if message.listener else ""]))
 
 
+def tls_wish(requiretls: str) -> str:
+    """What a sender says of TLS (RFC 8689), in words; "" where it says nothing."""
+    return {"required": "required (REQUIRETLS)", "optional": "optional (TLS-Required: No)"}.get(requiretls, "")
+
+
 def message_facts(message: Message, now: float) -> list[tuple[str, Cell | str]]:
     """What is known of a message, name by name."""
     customer = message.customer
@@ -62,6 +67,8 @@ def message_facts(message: Message, now: float) -> list[tuple[str, Cell | str]]:
         ("Came from", came_from(message)),
         ("Arrived", f"{moment(message.arrived)} ({age(now - message.arrived)} ago)"),
         ("Expires", f"{moment(message.expires)} ({due(message.expires, now)})"),
+        ("TLS", tls_wish(message.requiretls)),
+        ("Body", message.body if message.body == "BINARYMIME" else ""),
     ]
 
 
@@ -93,5 +100,5 @@ def delivery_value(message: Message, delivery: Delivery) -> dict[str, Any]:
 def message_value(message: Message) -> dict[str, Any]:
     """A message as --json prints it."""
     names = ("id", "arrived", "sender", "recipients", "size", "expires", "body", "customer", "user", "client", "helo",
-             "protocol", "listener", "message_id", "kind", "ret", "envid", "utf8")  # fmt: skip
+             "protocol", "listener", "message_id", "kind", "ret", "envid", "utf8", "requiretls")  # fmt: skip
     return {name: getattr(message, name) for name in names}

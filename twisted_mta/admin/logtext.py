@@ -186,7 +186,7 @@ class TextFormat:
         return (
             f"{first}{stamp}{self._cleanup}{e.id}: message-id=<{named}>\n"
             f"{stamp}{self._qmgr}{e.id}: from=<{inside(e.sender)}>, size={e.size}, nrcpt={len(e.recipients)}"
-            " (queue active)\n"
+            f" (queue active){f' requiretls={printable(e.requiretls)}' if e.requiretls else ''}\n"
         )
 
     def _outcome(self, e: Outcome, status: str) -> str:

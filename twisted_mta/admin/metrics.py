@@ -145,6 +145,11 @@ class Metrics(Collector):
         self.accepted = self._counter("mta_messages_accepted_total", "Messages committed to the queue.", by)
         self.accepted_recipients = self._counter("mta_recipients_accepted_total", "Recipients of those messages.", by)
         self.accepted_bytes = self._counter("mta_accepted_bytes_total", "Content of those messages, in bytes.", by)
+        self.requiretls = self._counter(
+            "mta_messages_requiretls_total",
+            "Messages whose sender says of TLS that it is required (REQUIRETLS) or optional (TLS-Required: No).",
+            (*by, "requiretls"),
+        )
         self.accept_time = self._histogram("mta_accept_seconds", "From MAIL until the message was on disk.", TIMES, by)
         agent = ("agent",)
         self.delivered = self._counter(
@@ -157,7 +162,8 @@ class Metrics(Collector):
         )
         self.bounced = self._counter(
             "mta_recipients_bounced_total",
-            "Recipients given up, by cause: refused (a permanent answer), expired (the lifetime was over).",
+            "Recipients given up, by cause: refused (a permanent answer), expired (the lifetime was over), requiretls "
+            "(the way on has not the TLS that the message requires).",
             (*agent, "cause"),
         )
         self.delay = self._histogram(
@@ -274,6 +280,8 @@ class Metrics(Collector):
         self.accepted_recipients.add(key, len(e.recipients))
         self.accepted_bytes.add(key, e.size)
         self.accept_time.observe(key, e.seconds)
+        if e.requiretls:
+            self.requiretls.add((e.listener, e.requiretls))
 
     def _delivered(self, e: ev.Delivered) -> None:
         agent = e.destination.partition(":")[0]
@@ -289,7 +297,8 @@ class Metrics(Collector):
 
     def _bounced(self, e: ev.Bounced) -> None:
         agent = e.destination.partition(":")[0]
-        self.bounced.add((agent, "expired" if e.expired else "refused"))
+        unmet = e.status in ("5.7.10", "5.7.30")  # RFC 8689 §4.2.1
+        self.bounced.add((agent, "expired" if e.expired else "requiretls" if unmet else "refused"))
         self.attempt_time.observe((agent,), e.seconds)
 
 

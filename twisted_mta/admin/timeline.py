@@ -17,7 +17,7 @@ from ..mail.events import (
     Reported,
     Routed,
 )
-from .describe import message_facts, sender_of, some
+from .describe import message_facts, sender_of, some, tls_wish
 from .story import ENDS, End, Story, alike, tally
 from .tables import Cell, age, clean, clock_time, due, facts, lapse, many, moment, pad, paint, size, wrap
 
@@ -89,6 +89,7 @@ def _header(story: Story, now: float) -> list[tuple[str, Cell | str]]:
         ("Customer", customer),
         ("Came from", ", ".join(filter(None, how))),
         ("Session", accepted.session),
+        ("TLS", tls_wish(accepted.requiretls)),
     ]
     if story.message is not None:
         expires = story.message.expires

@@ -250,6 +250,8 @@ def _relay(settings: Settings) -> Iterator[Problem]:
         yield _warning("relay.private_addresses", True, wrong, "write false unless this is a closed network")
     if relay.tls == "none":
         yield _warning("relay.tls", "none", "sends all mail in clear", 'write "may"')
+    if relay.ca and not Path(relay.ca).is_file():
+        yield _error("relay.ca", relay.ca, "is no file that can be read", "name one, or leave it empty")
     if relay.connections_per_destination > relay.connections:
         wrong = f"is more than relay.connections = {relay.connections}"
         yield _warning("relay.connections_per_destination", relay.connections_per_destination, wrong, "lower it")

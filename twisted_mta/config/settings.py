@@ -343,6 +343,12 @@ class Relay:
     """Messages on one connection before it is closed."""
     idle: Duration = Duration(5.0)
     """How long a connection is kept open for the next message of its destination."""
+    tls_optional: bool = True
+    """Whether a message with "TLS-Required: No" in its header (RFC 8689 §3) goes in clear to hosts without TLS when
+    ``tls`` is "encrypt"; that is how people report that TLS is broken somewhere."""
+    ca: str = ""
+    """PEM file of the authorities that may sign other hosts' certificates, where those have to be valid: for mail that
+    came with REQUIRETLS (RFC 8689); empty: the system's."""
     private_addresses: bool = False
     """Whether a public domain's MX may point to loopback and private addresses; for closed networks and tests."""
 
@@ -429,6 +435,9 @@ class Dns:
     """How often a question is asked before it counts as failed for now."""
     cache: Count = 10000
     """Answers kept, each as long as its TTL allows."""
+    trust_ad: bool = False
+    """Whether ``servers`` validate DNSSEC and are reached over loopback or a network that nobody else can write into,
+    so that their word (the AD bit) counts; without it mail with REQUIRETLS goes by no MX (RFC 8689 §4.2.1)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,8 @@
 """DNS: dnspython makes and reads the messages, Twisted carries them, and a bounded cache keeps the answers.
 
 Source: RFC 1035 §4.2 (transport), RFC 2308 (negative answers), RFC 5452 (forged answers: random port and id, the
-question is compared), RFC 6891 (EDNS), RFC 7766 (TCP).  A stub: it asks recursive resolvers.
+question is compared), RFC 6891 (EDNS), RFC 7766 (TCP), RFC 4035 and RFC 6840 (the AD bit).  A stub: it asks recursive
+resolvers, and leaves it to them to validate DNSSEC.
 """
 
 from __future__ import annotations
@@ -70,10 +71,14 @@ class DnsNoData(DnsError):
 
 
 class Mx(NamedTuple):
-    """One MX record: ``host`` in lower case without the final dot; "" is the null MX (RFC 7505)."""
+    """One MX record: ``host`` in lower case without the final dot; "" is the null MX (RFC 7505).
+
+    ``authentic``: a resolver that we trust has validated it by DNSSEC (RFC 4035 §3.2.3, the AD bit).
+    """
 
     preference: int
     host: str
+    authentic: bool = False
 
 
 # ruff: noqa: N805 (zope.interface methods have no self)
@@ -102,6 +107,7 @@ class _Cached(NamedTuple):
     expires: float
     records: tuple[Any, ...]
     error: DnsError | None
+    authentic: bool = False
 
 
 def system_servers(resolv_conf: Path = Path("/etc/resolv.conf")) -> list[Server]:
@@ -143,16 +149,19 @@ class Resolver:
         self._timeout = settings.timeout
         self._attempts = max(1, settings.attempts)
         self._size = settings.cache
+        self._trust_ad = settings.trust_ad
         self._servers = [parse_server(text) for text in settings.servers] or system_servers()
         self._cache.clear()
 
     async def mx(self, name: str) -> Sequence[Mx]:
         """See :class:`IResolver`."""
-        try:
-            records = await self.lookup(name, "MX")
-        except DnsNoData:
+        key = _key(name)
+        answer = self._fresh(key, "MX") or await self._find(key, "MX")
+        if isinstance(answer.error, DnsNoData):
             return ()
-        return [Mx(record.preference, _text(record.exchange)) for record in records]
+        if answer.error is not None:
+            raise answer.error
+        return [Mx(record.preference, _text(record.exchange), answer.authentic) for record in answer.records]
 
     async def addresses(self, name: str) -> Sequence[str]:
         """See :class:`IResolver`.  "localhost" is never asked of a server (RFC 6761 §6.3)."""
@@ -240,6 +249,7 @@ class Resolver:
         """Ask, and ask again where the server left the end of a CNAME chain to us."""
         asked = name
         ttl = MAX_TTL
+        authentic = self._trust_ad
         for _ in range(MAX_CNAMES):
             try:
                 question = dns.name.from_text(f"{asked}.")
@@ -249,13 +259,14 @@ class Resolver:
             now = self._clock.seconds()
             if response is None:
                 return _Cached(now + FAILURE_TTL, (), DnsTemporary(name, why))
+            authentic = authentic and bool(response.flags & dns.flags.AD)  # of each link of a chain of CNAMEs
             try:
                 chain = response.resolve_chaining()
             except dns.exception.DNSException as error:
                 return _Cached(now + FAILURE_TTL, (), DnsTemporary(name, f"malformed answer: {type(error).__name__}"))
             ttl = min(ttl, float(chain.minimum_ttl))
             if chain.answer is not None:
-                return _Cached(now + ttl, tuple(chain.answer), None)
+                return _Cached(now + ttl, tuple(chain.answer), None, authentic)
             target = _text(chain.canonical_name)
             if response.rcode() == dns.rcode.NXDOMAIN:
                 return _Cached(now + min(ttl, MAX_NEGATIVE_TTL), (), DnsNoName(name))
@@ -294,6 +305,8 @@ class Resolver:
         query = dns.message.make_query(name, kind)
         if edns:
             query.use_edns(0, payload=PAYLOAD)
+        if self._trust_ad:
+            query.flags |= dns.flags.AD  # RFC 6840 §5.7: tell us, without the signatures
         await self._slots.acquire()
         try:
             response = await self._exchange(server, query, self._timeout, False)

@@ -1,6 +1,7 @@
 """From a next hop to the addresses to try, in their order.
 
-Source: RFC 5321 §5.1 (MX and addresses), RFC 7505 (null MX), RFC 5321 §4.1.3 (address literals).
+Source: RFC 5321 §5.1 (MX and addresses), RFC 7505 (null MX), RFC 5321 §4.1.3 (address literals), RFC 8689 §4.2.1 (whose
+names can be trusted).
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ _ALL_DIGITS = re.compile(r"[0-9.]+")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place to connect to; ``path`` is a Unix socket's, and then there is nothing else."""
+    """One place to connect to; ``path`` is a Unix socket's, and then there is nothing else.
+
+    ``authentic``: nobody can have put another host in place of this one (RFC 8689 §4.2.1).  It is named by the
+    settings, by the recipient's address itself, or by an MX that was validated by DNSSEC.
+    """
 
     host: str = ""
     address: str = ""
     port: int = 0
     path: str = ""
+    authentic: bool = True
 
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"{self.host}[{self.address}]:{self.port}"
@@ -145,7 +151,7 @@ class NextHops:
             raise MailError(Reply(556, "5.1.10", f"{domain} does not accept mail (null MX)"))
         # RFC 5321 §5.1: without an MX the domain itself is its host.
         implicit = not records
-        found = await self._resolve([Mx(0, domain)] if implicit else self._sorted(records))
+        found = await self._resolve([Mx(0, domain, True)] if implicit else self._sorted(records))
         errors = [addresses for _, addresses in found if isinstance(addresses, DnsError)]
         hosts = [(mx, addresses) for mx, addresses in found if not isinstance(addresses, DnsError)]
         if not hosts:
@@ -153,7 +159,11 @@ class NextHops:
         remaining = self._before_us(hosts)
         if not remaining:
             raise MailError(_loop(domain))
-        targets = [Target(mx.host, address, self._port) for mx, addresses in remaining for address in addresses]
+        targets = [
+            Target(mx.host, address, self._port, authentic=mx.authentic)
+            for mx, addresses in remaining
+            for address in addresses
+        ]
         allowed = [target for target in targets if self._allowed(target.address)]
         if not allowed:
             for error in errors:

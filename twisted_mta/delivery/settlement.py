@@ -15,6 +15,7 @@ from ..mail.envelope import Delivery, Message, Recipient
 from ..mail.events import Bounced, Deferred, Delivered, HistoryEvent, Outcome
 from ..mail.status import Reply, printable
 from ..report.dsn import Failure
+from ..wire.exchange import NO_TLS_NOW
 from .interfaces import Result
 from .retry import RetryPolicy
 
@@ -135,7 +136,7 @@ def connection_failed(results: Sequence[Result]) -> str:
     """Why, if it was the destination that failed and not a recipient or a message; "" if it is alive.
 
     So a closed port, a name that does not resolve, a broken handshake or a 421 count; what a remote says about a
-    recipient, or a mailbox that is full, does not.
+    recipient, a mailbox that is full, or TLS that this message alone requires, does not.
     """
     reason = ""
     for result in results:
@@ -144,7 +145,11 @@ def connection_failed(results: Sequence[Result]) -> str:
             return ""
         if reply.code != 421:
             enhanced = reply.enhanced
-            if result.remote or not (enhanced[2:4] in ("4.", "7.") or enhanced in SITE_STATUS):
+            if (
+                result.remote
+                or enhanced == NO_TLS_NOW
+                or not (enhanced[2:4] in ("4.", "7.") or enhanced in SITE_STATUS)
+            ):
                 return ""
         reason = str(reply)
     return reason

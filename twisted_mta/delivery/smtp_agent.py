@@ -1,7 +1,7 @@
 """The agents that carry mail to other hosts: by SMTP to where the MX or a smarthost says, and by LMTP to one server.
 
 Source: RFC 5321 §5.1 (which hosts, in which order), §4.5.4.1 (what to do after a failure), RFC 7435 (opportunistic
-TLS), RFC 2033 (LMTP).
+TLS), RFC 2033 (LMTP), RFC 8689 §4.2 (REQUIRETLS).
 
 Where a connection is lost between the final dot and its answer, the message is deferred with 4.4.2 and may arrive
 twice: nobody but the server knows whether it has it, and losing it would be worse (RFC 5321 §4.5.3.2.6).
@@ -9,6 +9,7 @@ twice: nobody but the server knows whether it has it, and losing it would be wor
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import socket
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ from ..mail.events import EventSink, Service, no_events
 from ..mail.status import MailError, Reply
 from ..smtp.client import MtaClient, SessionError
 from ..smtp.client_factory import MtaClientFactory
-from ..smtp.tls import ClientTls, client_context
+from ..smtp.tls import ClientTls, TlsError, VerifiedTls, client_context, verifying_context
 from ..wire.client import ClientConnection
-from ..wire.exchange import Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from ..wire.exchange import NO_REQUIRETLS, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
 from .dns import IResolver
 from .interfaces import IContent, IDeliveryAgent, Job, Result
 from .mx import Hops, NextHops, Target
@@ -53,16 +54,25 @@ class _Spot(msgspec.Struct, frozen=True):
 
 _NOWHERE = _Spot()
 _TOO_LONG = Outcome(Reply(451, "4.4.1", "The attempt took too long"), False)
+_UNPROVEN = (
+    "The message requires TLS, and nothing proves that {host} takes mail for this domain: "
+    "its MX is not protected by DNSSEC, as far as we can see"
+)
 _STOPPING = Outcome(Reply(451, "4.3.2", "This server is stopping"), False)
 
 
 class _Attempt:
-    """One job under way: what is decided, what is still to be done, and which target is next."""
+    """One job under way: what is decided, what is still to be done, and which target is next.
 
-    __slots__ = ("client", "deadline", "hops", "job", "last", "lease", "next", "outcomes", "pending")
+    ``policy`` is what its connections must be like; ``unmet``: a target was passed over that had no TLS to speak of.
+    """
 
-    def __init__(self, job: Job, lease: Lease, started: float) -> None:
+    __slots__ = ("client", "deadline", "hops", "job", "last", "lease", "next", "outcomes", "pending", "policy", "unmet")
+
+    def __init__(self, job: Job, lease: Lease, started: float, policy: TlsPolicy) -> None:
         self.job = job
+        self.policy = policy
+        self.unmet = False
         self.lease = lease
         self.client = lease.client
         self.deadline = started + JOB_TIME + job.content.size / SLOWEST
@@ -107,7 +117,10 @@ class _Agent:
         self._hostname = settings.relay.hostname or settings.hostname or socket.gethostname()
         self._together = max(1, settings.relay.recipients_per_transaction)
         self._policy: TlsPolicy = "none"
+        self._tls_optional = settings.relay.tls_optional
         self._context: SSL.Context | None = None
+        self._authorities = (settings.tls.minimum, settings.relay.ca)
+        self._verifying: SSL.Context | None = None
 
     async def _find(self, nexthop: str) -> Hops:
         raise NotImplementedError
@@ -130,7 +143,7 @@ class _Agent:
         lease = self._pool.lease(job.delivery.destination)
         if isinstance(lease, Deferred):
             lease = await lease
-        attempt = _Attempt(job, lease, self._reactor.seconds())
+        attempt = _Attempt(job, lease, self._reactor.seconds(), self._policy_for(job))
         try:
             while attempt.pending:
                 await self._step(attempt)
@@ -156,7 +169,9 @@ class _Agent:
         """One transaction, or one try to get a connection for it.  Each step decides a recipient, uses up a target, or
         trades a connection that had been used before for a fresh one: so there is an end."""
         client = attempt.client
-        if client is not None and (not client.ready or self._pool.exhausted(client)):
+        if client is not None and not (
+            client.ready and _suits(client, attempt.policy) and not self._pool.exhausted(client)
+        ):
             client.quit()
             attempt.client = client = None
         if self._pool.stopping:
@@ -204,6 +219,7 @@ class _Agent:
             wishes,
             message.utf8,
             binary,
+            attempt.policy == "require" and bool(client.tls),
         )
         return await client.send(transfer, content)
 
@@ -248,36 +264,69 @@ class _Agent:
                 attempt.give_up(Outcome(error.reply, False))
                 return
         targets = attempt.hops.targets
+        if attempt.next >= len(targets) and attempt.unmet and not attempt.job.message.sender:
+            # RFC 8689 §5: a report is not to be lost for want of REQUIRETLS.
+            attempt.policy, attempt.unmet, attempt.next, attempt.last = self._policy, False, 0, None
         if attempt.next >= len(targets) or self._reactor.seconds() >= attempt.deadline:
             attempt.give_up(*(attempt.last or (_TOO_LONG, _NOWHERE)))
             return
         target = targets[attempt.next]
         try:
-            attempt.client = await self._open(target, attempt.deadline)
+            attempt.client = await self._open(target, attempt.deadline, attempt.policy)
         except SessionError as error:
             attempt.next += 1
+            attempt.unmet = attempt.unmet or error.unmet
             outcome = Outcome(error.reply, error.remote)
-            if attempt.hops.fixed and error.reply.permanent:
+            if attempt.hops.fixed and error.reply.permanent and not error.unmet:
                 # The host that the operator chose will not talk to us at all: that is to be mended, not bounced.
                 outcome = Outcome(Reply(451, "4.3.5", str(error.reply)), error.remote)
             # RFC 5321 §5.1: it bounces only if no host gives hope.
             if attempt.last is None or outcome.reply.temporary or attempt.last[0].reply.permanent:
                 attempt.last = (outcome, _Spot(str(target), target.host))
 
-    async def _open(self, target: Target, deadline: float) -> MtaClient:
+    def _policy_for(self, job: Job) -> TlsPolicy:
+        """What the message's own wish makes of the settings' policy."""
+        wish = job.message.requiretls
+        if wish == "required":
+            return "require"
+        return "may" if wish == "optional" and self._policy == "encrypt" and self._tls_optional else self._policy
+
+    async def _open(self, target: Target, deadline: float, policy: TlsPolicy) -> MtaClient:
         """A session with one target; in clear, where the policy allows it, if TLS breaks (RFC 7435 §3)."""
+        if policy == "require":
+            return await self._trusted(target, deadline)
         try:
-            return await self._session(target, deadline, self._policy)
+            return await self._session(target, deadline, policy)
         except SessionError as error:
-            if not error.tls or self._policy != "may" or self._pool.stopping:
+            if not error.tls or policy != "may" or self._pool.stopping:
                 raise
             self._events(Service(time=self._reactor.seconds(), what="tls-fallback", detail=f"{target}: {error}"))
             return await self._session(target, deadline, "none")
 
+    async def _trusted(self, target: Target, deadline: float) -> MtaClient:
+        """A session for mail that requires TLS (RFC 8689 §4.2.1).  A mailbox server on this machine needs none."""
+        if not target.authentic:
+            raise SessionError(Reply(550, NO_REQUIRETLS, _UNPROVEN.format(host=target.host)))
+        here = self.lmtp and (target.path or ipaddress.ip_address(target.address).is_loopback)
+        client = await self._session(target, deadline, "none" if here else "require")
+        client.trusted = True
+        return client
+
+    def _tls(self, policy: TlsPolicy, host: str) -> ClientTls | None:
+        if policy == "none":
+            return None
+        if policy == "require":
+            if self._verifying is None:
+                try:
+                    self._verifying = verifying_context(*self._authorities)
+                except TlsError as error:
+                    raise SessionError(Reply(451, "4.3.5", f"relay.ca: {error}")) from None
+            return VerifiedTls(self._verifying, host)
+        return ClientTls(self._context, host) if self._context is not None else None
+
     async def _session(self, target: Target, deadline: float, policy: TlsPolicy) -> MtaClient:
         hostname, lmtp = self._hostname, self.lmtp
-        context = self._context
-        tls = ClientTls(context, target.host) if context is not None and policy != "none" else None
+        tls = self._tls(policy, target.host)
         factory = MtaClientFactory(
             lambda: ClientConnection(hostname, tls=policy, lmtp=lmtp),
             self._reactor,
@@ -336,7 +385,9 @@ class SmtpAgent(_Agent):
 class LmtpAgent(_Agent):
     """The agent "lmtp": "lmtp:unix:/path" or "lmtp:host:port", a server that keeps mailboxes (RFC 2033).
 
-    Without TLS: the socket, or the network in between, is the operator's own.
+    Without TLS: the socket, or the network in between, is the operator's own.  Only for mail with REQUIRETLS a network
+    is not enough: then the server must have TLS and a valid certificate, but need not offer REQUIRETLS, since delivery
+    is the end of it (RFC 8689 §4.4).
     """
 
     name = "lmtp"
@@ -363,6 +414,13 @@ class LmtpAgent(_Agent):
         except ValueError as error:
             raise MailError(Reply(451, "4.3.5", f"local.lmtp: {error}")) from None
         return await self._hops.named(host, port)
+
+
+def _suits(client: MtaClient, policy: TlsPolicy) -> bool:
+    """Whether a connection that is there is what the policy wants; it may have been made for another message's."""
+    if policy == "require":
+        return client.trusted
+    return policy != "encrypt" or bool(client.tls)
 
 
 def _bounds(settings: Settings) -> dict[str, Any]:

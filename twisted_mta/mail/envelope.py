@@ -16,6 +16,8 @@ Body = Literal["7BIT", "8BITMIME", "BINARYMIME"]
 State = Literal["queued", "held"]
 Occasion = Literal["SUCCESS", "FAILURE", "DELAY"]
 Return = Literal["", "FULL", "HDRS"]
+RequireTls = Literal["", "required", "optional"]
+"""What a sender says of TLS (RFC 8689 §4.1): nothing, REQUIRETLS at MAIL, or "TLS-Required: No" in the header."""
 ByMode = Literal["", "N", "R"]
 
 PRIORITIES = range(-9, 10)
@@ -62,6 +64,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     deferred recipient is given up.  ``kind`` is "dsn" for reports of our own: a report about a report is never sent.
     ``ret`` and ``envid`` are the RET and ENVID of RFC 3461 (the latter in xtext, as given), "" where not given.
     ``utf8``: the header section has UTF-8, and came with SMTPUTF8 (RFC 6531).  ``handling``: None is the usual one.
+    ``requiretls``: see :data:`RequireTls`.
     """
 
     id: str
@@ -84,6 +87,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     envid: str = ""
     utf8: bool = False
     handling: Handling | None = None
+    requiretls: RequireTls = ""
 
     @property
     def priority(self) -> int:

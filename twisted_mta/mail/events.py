@@ -90,7 +90,8 @@ class TlsFailed(Event, frozen=True, tag="tls-failed"):
 
 
 class Accepted(Event, frozen=True, tag="accept"):
-    """A message is committed and synced: the 250 may go out.  ``seconds`` is MAIL to commit."""
+    """A message is committed and synced: the 250 may go out.  ``seconds`` is MAIL to commit.  ``requiretls`` is
+    "required" or "optional" where the sender said so (RFC 8689)."""
 
     id: str
     session: str
@@ -108,6 +109,7 @@ class Accepted(Event, frozen=True, tag="accept"):
     tls: str = ""
     mechanism: str = ""
     hostname: str = ""
+    requiretls: str = ""
 
 
 class Routed(Event, frozen=True, tag="route"):

@@ -129,6 +129,7 @@ class Reporter:
             message_id=message_id,
             kind="dsn",
             utf8=not to.isascii(),
+            requiretls="required" if message.requiretls == "required" else "",  # RFC 8689 §5
             handling=Handling(priority=message.priority) if message.priority else None,
         )
         new = NewMessage(

@@ -1,6 +1,6 @@
 """What a report says to people: why it comes, what the status means, what to do.
 
-Source: RFC 3463 §3 (what the status codes stand for).
+Source: RFC 3463 §3 (what the status codes stand for), RFC 8689 §4.2.1 (those of TLS).
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ _ADVICE = {
     "7.0": "Their mail system does not accept this message. If you think that is wrong, show them this report.",
     "7.1": "Their mail system does not accept mail from you to this address. If you think that is wrong, reach the "
     "recipient by other means and show them this report.",
+    "7.10": "You have asked for encryption on all of the way, and it cannot be had. Send the message without asking "
+    "for it, if it may be read on its way, or reach the recipient by other means.",
+    "7.30": "You have asked for encryption on all of the way, and their mail system does not promise it. Send the "
+    "message without asking for it, if it may be read on its way, or reach the recipient by other means.",
 }
 
 _BY_SUBJECT = {

@@ -26,6 +26,9 @@ from ..mail.status import MailError, Reply
 from ..wire.client import ClientConnection
 from ..wire.exchange import (
     BLOCK_TIMEOUT,
+    NO_REQUIRETLS,
+    NO_TLS,
+    NO_TLS_NOW,
     Closed,
     Event,
     Finished,
@@ -38,7 +41,7 @@ from ..wire.exchange import (
 )
 from ..wire.stuffing import DotStuffer, stuff
 from . import immediate
-from .tls import tls_facts
+from .tls import VerifiedTls, tls_facts
 
 NEVER = float("inf")
 CLOSE_TIMEOUT = 10.0
@@ -75,6 +78,11 @@ class SessionError(MailError):
         self.remote = remote
         self.tls = tls
 
+    @property
+    def unmet(self) -> bool:
+        """Whether all that is wrong is that the message requires TLS (RFC 8689 §4.2.1)."""
+        return not self.remote and self.reply.enhanced in (NO_TLS, NO_REQUIRETLS)
+
 
 @implementer(interfaces.IHandshakeListener, interfaces.IPushProducer)
 class MtaClient(ESMTPClient):
@@ -84,7 +92,8 @@ class MtaClient(ESMTPClient):
     once when the session is of no more use (set by who keeps idle sessions).  ``deadline`` (seconds of the clock) ends
     whatever is under way, but never the wait for the answer to a final dot: that would make duplicates
     (RFC 5321 §4.5.3.2.6).  ``place`` ("host[address]:port") and ``host`` are set by who connects; ``tls`` says which
-    version and cipher are in use, "" in clear; ``messages`` counts what was given to ``send``.
+    version and cipher are in use, "" in clear; ``messages`` counts what was given to ``send``.  ``trusted`` (set by who
+    connects): mail that requires TLS may go here (RFC 8689 §4.2.1).
     """
 
     _log = Logger()
@@ -106,6 +115,7 @@ class MtaClient(ESMTPClient):
         self.deadline = NEVER
         self.place = self.host = self.tls = ""
         self.messages = 0
+        self.trusted = False
         self._connection = connection
         self._clock = clock
         self._timer: interfaces.IDelayedCall | None = None
@@ -198,7 +208,15 @@ class MtaClient(ESMTPClient):
         """TLS is up."""
         if self._connection.state is not State.HANDSHAKE:
             return
-        self.tls = tls_facts(self.transport.getHandle())
+        handle = self.transport.getHandle()
+        self.tls = tls_facts(handle)
+        if isinstance(self.context, VerifiedTls):
+            self.context.check_name(handle)
+            if self.context.problem:
+                self._tls_failed = True
+                self.abort(_not_verified(self.context))
+                return
+            self.tls += " verified"
         self._tlsMode = True
         self._connection.secured()
         self._act([])
@@ -210,6 +228,8 @@ class MtaClient(ESMTPClient):
         if self._connection.state is State.HANDSHAKE:
             self._tls_failed = True
             reply = Reply(451, "4.7.5", f"The TLS handshake failed: {_tls_words(reason)}")
+            if isinstance(self.context, VerifiedTls):
+                reply = _not_verified(self.context) if self.context.problem else Reply(451, NO_TLS_NOW, reply.text)
         elif isinstance(reason.value, error.ConnectionDone):
             reply = Reply(451, "4.4.2", f"The server closed the connection while {self._connection.stage}")
         else:
@@ -250,7 +270,7 @@ class MtaClient(ESMTPClient):
             elif kind is StartTls:
                 self.transport.startTLS(self.context)
             elif kind is Closed:
-                self._end(event.outcome)  # type: ignore[attr-defined]
+                self._end(event.outcome, event.polite)  # type: ignore[attr-defined]
         self._arm()
 
     def _became_ready(self) -> None:
@@ -268,11 +288,11 @@ class MtaClient(ESMTPClient):
             self._sending = self._finished = self._content = None
             sending.callback(finished)
 
-    def _end(self, outcome: Outcome | None) -> None:
+    def _end(self, outcome: Outcome | None, polite: bool) -> None:
         if not self._gone:
             if outcome is None:
                 self.transport.loseConnection()
-            elif outcome.remote and self._sending is None:
+            elif (outcome.remote or polite) and self._sending is None:
                 immediate.write(self.transport, b"QUIT\r\n")  # RFC 5321 §4.1.1.10, without waiting for an answer
                 self.transport.loseConnection()
             else:
@@ -405,6 +425,12 @@ class MtaClient(ESMTPClient):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+
+def _not_verified(tls: VerifiedTls) -> Reply:
+    return Reply(
+        550, NO_TLS, f"The message requires TLS, and the certificate of {tls.host} is not valid: {tls.problem}"
+    )
 
 
 class _OneChunk:

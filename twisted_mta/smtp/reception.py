@@ -1,7 +1,8 @@
 """Taking one message in: header section, storing, routing, commit, hand-over.
 
 Source: RFC 5321 §4.4 (trace fields), §6.1 (responsibility begins with the 250), §6.3 (loops), RFC 6409 §8 (what is
-added to and removed from mail that users hand in), RFC 6532 §3 (UTF-8 in header fields), RFC 3030 §3 (binary content).
+added to and removed from mail that users hand in), RFC 6532 §3 (UTF-8 in header fields), RFC 3030 §3 (binary content),
+RFC 8689 §4.1 and §5 (REQUIRETLS).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..config.settings import Settings
-from ..mail.envelope import Body, Message, Recipient, Return
+from ..mail.envelope import Body, Message, Recipient, RequireTls, Return
 from ..mail.events import Accepted, EventSink, Routed
 from ..mail.header import Head, date, field
 from ..mail.status import MailError, Reply, printable
@@ -267,6 +268,13 @@ class Inbound:
             _log.failure("A message could not be taken in", failure)
             self._refuse(MailError(_TROUBLE))
 
+    def _requiretls(self) -> RequireTls:
+        """What the sender says of TLS; its command outranks its header (RFC 8689 §4.1)."""
+        if "REQUIRETLS" in self._transaction.params:
+            return "required"
+        wishes = self._head.get_all("TLS-Required")  # RFC 8689 §3: never more than one
+        return "optional" if len(wishes) == 1 and wishes[0].lower() == b"no" else ""
+
     async def _commit(self, body: Body) -> Reply:
         reception, incoming, peer, transaction = self._reception, self._incoming, self._peer, self._transaction
         account = peer.account
@@ -282,6 +290,10 @@ class Inbound:
         now = reception.clock.seconds()
         message_id = self._head.get("Message-ID")
         utf8 = "SMTPUTF8" in transaction.params
+        requiretls = self._requiretls()
+        ret = _RETURN[transaction.params.get("RET", "").upper()]
+        if requiretls == "required" and ret == "FULL":  # RFC 8689 §5
+            ret = "HDRS"
         message = Message(
             id=incoming.id,
             arrived=now,
@@ -298,9 +310,10 @@ class Inbound:
             protocol=protocol(peer, utf8),
             listener=peer.listener,
             message_id=printable(message_id) if message_id else "",
-            ret=_RETURN[transaction.params.get("RET", "").upper()],
+            ret=ret,
             envid=transaction.params.get("ENVID", ""),
             utf8=utf8 and not self._head.fields.isascii(),
+            requiretls=requiretls,
         )
         accepted = Accepted(
             time=now,
@@ -320,6 +333,7 @@ class Inbound:
             tls=peer.tls,
             mechanism=peer.mechanism,
             hostname=peer.hostname,
+            requiretls=requiretls,
         )
         routed = Routed(
             time=now,

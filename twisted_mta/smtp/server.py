@@ -385,6 +385,8 @@ class MtaServer(ESMTP):
         }
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None
+        elif self.wire.tls == "up":  # RFC 8689 §2: what cannot be kept in clear is not offered there
+            offered[b"REQUIRETLS"] = None
         if self.wire.auth == "offered":
             offered[b"AUTH"] = [name.encode("ascii") for name in authentication.offered(self)]
         return offered

@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import MD5, SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL
+from service_identity import CertificateError, VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -156,6 +158,68 @@ class ClientTls:
         if self._name:
             connection.set_tlsext_host_name(self._name)
         return connection
+
+
+_PROBLEMS = {  # X509_STORE_CTX_get_error(3)
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is self-signed",
+    19: "nobody whom we trust has signed it",
+    20: "nobody whom we trust has signed it",
+    21: "nobody whom we trust has signed it",
+    23: "it has been revoked",
+}
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class VerifiedTls(ClientTls):
+    """TLS to one host, whose certificate has to be valid for its name, or its address (RFC 6125 §6).
+
+    ``context`` comes from :func:`verifying_context`.  For one connection: ``problem`` is what is wrong with its
+    certificate, "" for nothing.  What is wrong but for the name ends the handshake; then :meth:`check_name` is due.
+    """
+
+    def __init__(self, context: SSL.Context, host: str) -> None:
+        super().__init__(context, host)
+        self.host = host
+        self.problem = ""
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See ``IOpenSSLClientConnectionCreator``."""
+        connection = super().clientConnectionForTLS(protocol)
+        connection.set_verify(SSL.VERIFY_PEER, self._judge)
+        return connection
+
+    def _judge(self, connection: SSL.Connection, certificate: object, error: int, depth: int, good: int) -> bool:
+        if not good and not self.problem:
+            self.problem = _PROBLEMS.get(error, f"OpenSSL's error {error} at depth {depth}")
+        return bool(good)
+
+    def check_name(self, connection: SSL.Connection) -> None:
+        """After the handshake: whether the certificate is for the host."""
+        try:
+            if _is_address(self.host):
+                verify_ip_address(connection, self.host)
+            else:
+                verify_hostname(connection, self.host)
+        except (VerificationError, CertificateError, ValueError):  # the last: a name that no certificate can have
+            self.problem = "it is for another host"
+
+
+def verifying_context(minimum: str = "1.2", authorities: str = "") -> SSL.Context:
+    """A context for :class:`VerifiedTls`; ``authorities`` is their PEM file, "" for the system's.
+
+    Raises :class:`TlsError`.
+    """
+    context = _context(SSL.TLS_CLIENT_METHOD, minimum)
+    if not authorities:
+        context.set_default_verify_paths()
+        return context
+    try:
+        context.load_verify_locations(authorities)
+    except SSL.Error:
+        raise TlsError(f"{authorities} has no certificates in PEM that can be read") from None
+    return context
 
 
 def client_context(minimum: str = "1.2") -> SSL.Context:

@@ -27,6 +27,7 @@ SEND_CONTENT = constant(354, "", "Send the message, and end it with a dot on a l
 TOO_MANY_RECIPIENTS = constant(452, "4.5.3", "Too many recipients in one transaction; send the others in another")
 AUTHENTICATE = constant(530, "5.7.0", "Authentication required")
 STARTTLS_FIRST = constant(530, "5.7.0", "Send STARTTLS first, then authenticate")
+NEEDS_TLS = constant(530, "5.7.10", "REQUIRETLS needs TLS from here on: send STARTTLS first")
 SPOKE_FIRST = constant(554, "5.5.1", "You spoke before the greeting: wait for it (RFC 5321 section 4.3.1)")
 STOPPING = constant(421, "4.3.2", "The service is stopping; try again later")
 
@@ -64,6 +65,8 @@ async def mail(server: MtaServer, command: c.Mail) -> Reply:
     limit = factory.reception.message_bytes(peer)
     if command.size > limit:
         return too_large(limit)
+    if not peer.secure and "REQUIRETLS" in command.params:  # RFC 8689 §2
+        return NEEDS_TLS
     transaction = Transaction(command.sender, factory.clock.seconds(), command.size, command.body)
     if command.params:
         transaction.params.update(command.params)

@@ -15,15 +15,21 @@ class FakeResolver:
     """Answers from ``records``: name -> type -> records, written as in a zone file.
 
     ``FakeResolver({"example.org": {"MX": ["10 mx.example.org."]}, "mx.example.org": {"A": ["192.0.2.1"]}})``.
-    Names in ``temporary`` fail for now; all others do not exist.  ``asked`` has every question as (name, type) in
-    order.  Both may be changed at any time.
+    Names in ``temporary`` fail for now; all others do not exist.  The MX of names in ``signed`` is authentic.
+    ``asked`` has every question as (name, type) in order.  All may be changed at any time.
     """
 
-    def __init__(self, records: Mapping[str, Mapping[str, Sequence[str]]], temporary: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        records: Mapping[str, Mapping[str, Sequence[str]]],
+        temporary: Iterable[str] = (),
+        signed: Iterable[str] = (),
+    ) -> None:
         self.records: dict[str, dict[str, list[str]]] = {
             _plain(name): {kind: list(texts) for kind, texts in kinds.items()} for name, kinds in records.items()
         }
         self.temporary = set(temporary)
+        self.signed = set(signed)
         self.asked: list[tuple[str, str]] = []
 
     async def mx(self, name: str) -> Sequence[Mx]:
@@ -33,7 +39,8 @@ class FakeResolver:
         except DnsNoData:
             return ()
         pairs = [text.split() for text in texts]
-        return [Mx(int(preference), _plain(host)) for preference, host in pairs]
+        signed = _plain(name) in self.signed
+        return [Mx(int(preference), _plain(host), signed) for preference, host in pairs]
 
     async def addresses(self, name: str) -> Sequence[str]:
         """See :class:`IResolver`."""

@@ -27,6 +27,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     smtputf8: bool = False
     chunking: bool = False
     binary: bool = False
+    requiretls: bool = False
     recipients: int = 0
     mails: int = 0
     keywords: dict[str, str] = {}
@@ -58,6 +59,7 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         smtputf8="SMTPUTF8" in keywords,
         chunking="CHUNKING" in keywords,
         binary="BINARYMIME" in keywords,
+        requiretls="REQUIRETLS" in keywords,
         recipients=limits.get("RCPTMAX", 0),
         mails=limits.get("MAILMAX", 0),
         keywords=keywords,

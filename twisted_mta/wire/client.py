@@ -1,8 +1,8 @@
 """The client's side of SMTP and LMTP as a state machine.  Sans-I/O: bytes in, events and bytes out.
 
 Source: RFC 5321 §3, §4.2, §4.5.3.2; RFC 2920 (PIPELINING); RFC 3207 (STARTTLS); RFC 1870 (SIZE); RFC 6152 (8BITMIME);
-RFC 3461 (DSN); RFC 6531 (SMTPUTF8); RFC 3030 (BINARYMIME); RFC 2033 (LMTP).  One :class:`ClientConnection` is one
-connection; it carries any number of transactions after another.
+RFC 3461 (DSN); RFC 6531 (SMTPUTF8); RFC 3030 (BINARYMIME); RFC 8689 (REQUIRETLS); RFC 2033 (LMTP).  One
+:class:`ClientConnection` is one connection; it carries any number of transactions after another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from .capabilities import NONE, Capabilities, parse_capabilities
 from .exchange import (
     BLOCK_TIMEOUT,
     HANDSHAKE_TIMEOUT,
+    NO_REQUIRETLS,
+    NO_TLS,
+    NO_TLS_NOW,
     STAGES,
     TIMEOUTS,
     Closed,
@@ -257,15 +260,27 @@ class ClientConnection:
 
     def _choose_tls(self, events: list[Event]) -> None:
         if self.secure or self._policy == "none":
-            self._become_ready(events)
+            if self._policy == "require" and not self._keeps_tls:
+                words = "The message requires TLS all the way, and the server does not offer REQUIRETLS"
+                self._lost(Outcome(Reply(550, NO_REQUIRETLS, words), False), events, polite=True)
+            else:
+                self._become_ready(events)
         elif self.capabilities.starttls:
             self._out.append(b"STARTTLS\r\n")
             self._expected.append(("starttls", 0))
         elif self._policy == "encrypt":
             words = "TLS is required here, but the server does not offer it"
             self._lost(Outcome(Reply(451, "4.7.4", words), False), events)
+        elif self._policy == "require":
+            words = "The message requires TLS, but the server does not offer it"
+            self._lost(Outcome(Reply(550, NO_TLS, words), False), events, polite=True)
         else:
             self._become_ready(events)
+
+    @property
+    def _keeps_tls(self) -> bool:
+        """Whether the server passes the requirement on.  LMTP is delivery, which ends it (RFC 8689 §4.4)."""
+        return self.capabilities.requiretls or self._lmtp
 
     def _on_starttls(self, reply: Reply, index: int, events: list[Event]) -> None:
         if reply.code // 100 == 2:
@@ -274,6 +289,10 @@ class ClientConnection:
         elif self._policy == "encrypt":
             words = f"TLS is required here, but the server refused it: {shortened(reply)}"
             self._lost(Outcome(Reply(451, "4.7.4", words), False), events)
+        elif self._policy == "require":
+            words = f"The message requires TLS, but the server refused it: {shortened(reply)}"
+            code, status = (550, NO_TLS) if reply.permanent else (451, NO_TLS_NOW)
+            self._lost(Outcome(Reply(code, status, words), False), events, polite=True)
         else:  # RFC 7435: opportunistic, so the mail goes on in clear
             self._become_ready(events)
 
@@ -388,6 +407,8 @@ class ClientConnection:
         if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
             words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
             return Reply(552, "5.3.4", words)
+        if transfer.requiretls and not (self.secure and self._policy == "require"):
+            return Reply(550, NO_REQUIRETLS, "The message requires TLS, and this connection is not of that kind")
         if transfer.binary and not (offers.binary and offers.chunking):  # RFC 3030 §3
             return Reply(554, "5.6.1", "The message has binary content, which the server does not take (no BINARYMIME)")
         if transfer.eight_bit and not offers.eight_bit:  # RFC 6152 §3
@@ -401,7 +422,8 @@ class ClientConnection:
         body = b" BODY=BINARYMIME" if transfer.binary else b" BODY=8BITMIME" if transfer.eight_bit else b""
         report = report_wishes(transfer) if (transfer.ret or transfer.envid) and self.capabilities.dsn else b""
         utf8 = b" SMTPUTF8" if beyond or (sender and not sender.isascii()) else b""
-        return b"MAIL FROM:<%b>%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8)
+        tls = b" REQUIRETLS" if transfer.requiretls and self.capabilities.requiretls else b""
+        return b"MAIL FROM:<%b>%b%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8, tls)
 
     def _decide(self, indexes: range | list[int] | tuple[int, ...], outcome: Outcome) -> None:
         outcomes = self._outcomes
@@ -429,7 +451,7 @@ class ClientConnection:
         self._lost(Outcome(Reply(451, "4.5.0", f"The server {what}"), False), events)
         return events
 
-    def _lost(self, outcome: Outcome, events: list[Event]) -> None:
+    def _lost(self, outcome: Outcome, events: list[Event], polite: bool = False) -> None:
         dot_sent = self.state is State.RESULT
         self.state = State.CLOSED
         self._expected.clear()
@@ -439,4 +461,4 @@ class ClientConnection:
             outcomes = tuple(o for o in self._outcomes if o is not None)
             self._outcomes = []
             events.append(Finished(outcomes, lost=True, dot_sent=dot_sent))
-        events.append(Closed(outcome))
+        events.append(Closed(outcome, polite))

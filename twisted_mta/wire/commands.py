@@ -203,6 +203,11 @@ def _smtputf8(value: str) -> None:
         raise CommandError(Reply(501, "5.5.4", "SMTPUTF8 has no value"))
 
 
+def _requiretls(value: str) -> None:
+    if value:
+        raise CommandError(Reply(501, "5.5.4", "REQUIRETLS has no value"))
+
+
 def _notify(value: str) -> None:
     if parse_notify(value) is None:
         raise CommandError(Reply(501, "5.5.4", "NOTIFY= is NEVER, or a list of SUCCESS, FAILURE and DELAY"))
@@ -221,6 +226,7 @@ _MAIL_PARAMS: dict[str, Callable[[str], None]] = {
     "RET": _ret,
     "ENVID": _envid,
     "SMTPUTF8": _smtputf8,
+    "REQUIRETLS": _requiretls,
 }
 _RCPT_PARAMS: dict[str, Callable[[str], None]] = {"NOTIFY": _notify, "ORCPT": _orcpt}
 
@@ -350,7 +356,7 @@ class Verb(msgspec.Struct, frozen=True):
     limit: int = 512  # RFC 5321 §4.5.3.1.4
 
 
-MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL SMTPUTF8") + ENVID_LIMIT
+MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL SMTPUTF8 REQUIRETLS") + ENVID_LIMIT
 """RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500, RFC 3461 §4 for its parameters, RFC
 6531 §3.1 for 10."""
 RCPT_LIMIT = 512 + len(" NOTIFY= ORCPT=") + NOTIFY_LIMIT + ORCPT_LIMIT

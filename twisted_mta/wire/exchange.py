@@ -1,7 +1,7 @@
 """What the client's state machine says and is told: values, with their waits and the form of addresses.
 
 Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 3030; RFC 6152;
-RFC 3461; RFC 6531.
+RFC 3461; RFC 6531; RFC 8689.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from ..mail.envelope import Return
 from ..mail.status import Reply
 from .notification import decode_envid, decode_orcpt, parse_notify
 
-TlsPolicy = Literal["none", "may", "encrypt"]
-"""STARTTLS never, when offered, or always."""
+TlsPolicy = Literal["none", "may", "encrypt", "require"]
+"""STARTTLS never, when offered, always, or always with a server that offers REQUIRETLS (RFC 8689 §4.2.1)."""
+
+NO_TLS, NO_REQUIRETLS = "5.7.10", "5.7.30"
+"""What a recipient bounces with whose message requires TLS (RFC 8689 §4.2.1): TLS cannot be had, or the server (or
+its name, by DNS) cannot be trusted with the message."""
+NO_TLS_NOW = "4.7.10"
 
 
 class State(enum.Enum):
@@ -42,6 +47,7 @@ class Transfer(msgspec.Struct, frozen=True):
     (RFC 3461 §5.2.1); ``wishes`` may be empty when nobody has one.
     ``utf8``: the header section has UTF-8, and goes only to servers that offer SMTPUTF8 (RFC 6531 §3.6).
     ``binary``: the content is any octets, and goes by BDAT, only to servers that offer BINARYMIME (RFC 3030 §3).
+    ``requiretls``: it goes on with REQUIRETLS, on connections of the policy "require" only (RFC 8689 §4.2.1).
     """
 
     sender: str
@@ -53,6 +59,7 @@ class Transfer(msgspec.Struct, frozen=True):
     wishes: tuple[tuple[str, str], ...] = ()
     utf8: bool = False
     binary: bool = False
+    requiretls: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -96,9 +103,11 @@ class Finished(Event, frozen=True):
 
 
 class Closed(Event, frozen=True):
-    """The connection is of no more use; close it.  ``outcome`` says why, None after our own QUIT."""
+    """The connection is of no more use; close it.  ``outcome`` says why, None after our own QUIT.  ``polite``: say QUIT
+    first, since the server does nothing wrong."""
 
     outcome: Outcome | None
+    polite: bool = False
 
 
 TIMEOUTS = {  # seconds, RFC 5321 §4.5.3.2; the last three are not in it

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from ...mail.address import AddressError, canonical
-from ...mail.envelope import Body, Message, Recipient, Return
+from ...mail.envelope import Body, Handling, Message, Recipient, RequireTls, Return
 from ...mail.events import Operator, Routed
 from ...queue.interfaces import CHUNK, NewDelivery, NewMessage
 from ..base import Command, pass_context
@@ -65,10 +65,12 @@ class EnvelopeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ret: Return = ""
     envid: str = ""
     utf8: bool = False
+    handling: Handling | None = None
+    requiretls: RequireTls = ""
 
 
 _KEPT = ("body", "customer", "user", "client", "helo", "protocol", "listener", "message_id", "kind", "ret", "envid",
-         "utf8", "sender", "arrived", "expires")  # fmt: skip
+         "utf8", "handling", "requiretls", "sender", "arrived", "expires")  # fmt: skip
 
 
 @click.command("export", cls=Command)
