@@ -204,7 +204,7 @@ def look(path: Path) -> None:
     """What is asked of the queue."""
     with opened(path) as store:
         for name, match in FILTERS.items():
-            took, found = timed(lambda match=match: store.page(match, "", 101), 2)  # type: ignore[misc]
+            took, found = timed(lambda match=match: fired(store.page(match, "", 101)).found, 2)  # type: ignore[misc]
             row(f"first page: {name}", f"{took * 1e3:.1f} ms", f"{len(found)} found")
         now = time.time()
         took, lanes = timed(lambda: store.due(now, 50))

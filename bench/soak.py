@@ -119,7 +119,7 @@ class Soak:
 
     def operate(self) -> None:
         """Somebody at the keyboard."""
-        page = self.store.page(QueueFilter(), limit=50)
+        page = fired(self.store.page(QueueFilter(), limit=50)).found
         if page:
             message, it = self.random.choice(page)
             action = self.random.choice(["hold", "release", "release", "retry", "remove"])
@@ -154,7 +154,7 @@ class Soak:
         wrong: list[str] = fired(self.store.verify(False))
         queued: dict[str, int] = {}
         after = ""
-        while page := self.store.page(QueueFilter(), after, 1000):
+        while page := fired(self.store.page(QueueFilter(), after, 1000)).found:
             queued |= {message.id: message.size for message, _ in page}
             after = f"{page[-1][0].id}/{page[-1][1].destination}"
         if queued != self.ledger:

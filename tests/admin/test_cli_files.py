@@ -140,7 +140,7 @@ class ExportTests(FilesCase):
         self.run_mta("queue", "import", str(self.exported()), "--hold")
         store = self.store()
         self.addCleanup(self.shut, store)
-        self.assertEqual(len(store.page(QueueFilter(state="held"))), 4)
+        self.assertEqual(len(result(store.page(QueueFilter(state="held"))).found), 4)
 
     def test_one_wrong_file_and_nothing_is_imported(self) -> None:
         folder = self.exported()

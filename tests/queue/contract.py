@@ -37,8 +37,10 @@ from twisted_mta.queue.interfaces import (
     IMessageStore,
     Limits,
     NewMessage,
+    Page,
     QueueFilter,
     QuotaExceeded,
+    Settlement,
     StoreUnavailable,
 )
 
@@ -139,7 +141,7 @@ class Contract:
             self.assertIsNone(self.store.message(odd))
             self.assertEqual(self.store.deliveries(odd), [])
             self.assertEqual(self.store.history(odd), [])
-            self.assertEqual(self.store.page(QueueFilter(id=odd or "x")), [])
+            self.assertEqual(await self.store.page(QueueFilter(id=odd or "x")), Page())
 
     async def test_abort_leaves_nothing(self) -> None:
         for size in (10, 5 * CHUNK):
@@ -278,7 +280,7 @@ class Contract:
         self.assertEqual(self.store.due(NOON, 10), [])
         self.assertEqual(set(self.store.due(NOON + 9, 10)), set(lanes))
         match = QueueFilter(destination=DESTINATION, customer=CUSTOMER)
-        self.assertEqual([message.id for message, _ in self.store.page(match)], [low, usual, high])
+        self.assertEqual([message.id for message, _ in (await self.store.page(match)).found], [low, usual, high])
         self.assertEqual(self.store.stats().destinations, 1)
 
     async def test_what_is_due_next_is_due_then(self) -> None:
@@ -565,7 +567,7 @@ class Contract:
             (QueueFilter(reason="try later"), [three]),
             (QueueFilter(id=one, destination="smtp:b"), []),
         ):
-            found = self.store.page(match)
+            found = (await self.store.page(match)).found
             self.assertEqual([message.id for message, _ in found], expected, match)
             self.assertEqual([it.id for _, it in found], expected)
 
@@ -585,14 +587,49 @@ class Contract:
             for limit in (1, 7, 100):
                 seen: list[tuple[str, str]] = []
                 after = ""
-                while page := self.store.page(match, after, limit):
-                    self.assertLessEqual(len(page), limit)
-                    seen += [(message.id, it.destination) for message, it in page]
-                    after = "/".join(seen[-1])
+                more = True
+                while more:
+                    page = await self.store.page(match, after, limit)
+                    self.assertLessEqual(len(page.found), limit)
+                    seen += [(message.id, it.destination) for message, it in page.found]
+                    after = page.more
+                    more = bool(after)
                 self.assertEqual(len(seen), len(set(seen)))
                 self.assertEqual(set(seen), wanted)
                 self.assertEqual([mid for mid, _ in seen], sorted(mid for mid, _ in seen))
-        self.assertEqual(self.store.page(QueueFilter(), "nonsense"), [])
+        self.assertEqual(await self.store.page(QueueFilter(), "nonsense"), Page())
+        third = sorted({mid for mid, _ in expected})[2]
+        page = await self.store.page(QueueFilter(), third, 1000)
+        self.assertEqual({(message.id, it.destination) for message, it in page.found},
+                         {pair for pair in expected if pair[0] > third})  # fmt: skip
+
+    async def test_reasons_are_found_by_their_words(self) -> None:
+        replies = (
+            "421 4.7.28 Greylisted for 1799 seconds - a1b2c3d4",
+            "421 4.7.28 GREYLISTED for 1800 seconds - ff00ff",
+            "554 Blocked by list7; see postmaster",
+        )
+        mids = [await send(self.store) for _ in replies]
+        for mid, reply in zip(mids, replies, strict=True):
+            (it,) = self.store.deliveries(mid)
+            later = replace(it, last_reply=reply, next_attempt=NOON + 60)
+            await self.store.settle([Settlement(delivery=it, remaining=(later,))])
+
+        async def found(reason: str) -> list[int]:
+            page = await self.store.page(QueueFilter(reason=reason))
+            return [mids.index(message.id) for message, _ in page.found]
+
+        for reason, expected in (
+            ("greylisted", [0, 1]), ("Greylisted for 1799", [0]), ("4.7.28", [0, 1]), ("554", [2]), ("list7;", [2]),
+            ("seconds - #", [0, 1]), ("a1b2c3d4", [0]), ("b2c3", [0]), ("list", [0, 1]), ("postmaster", [2]), ("x", []),
+        ):  # fmt: skip
+            self.assertEqual(await found(reason), expected, reason)
+        (it,) = self.store.deliveries(mids[0])
+        await self.store.settle([Settlement(delivery=it, remaining=(replace(it, last_reply=replies[2]),))])
+        self.assertEqual(await found("greylisted"), [1])
+        self.assertEqual(await found("blocked"), [0, 2])
+        await self.store.act("remove", [(mids[1], DESTINATION)], "root", NOON)
+        self.assertEqual(await found("greylisted"), [])
 
     # On record
 

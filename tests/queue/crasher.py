@@ -136,7 +136,7 @@ class Load:
     async def operator(self) -> None:
         while True:
             await self.wait(0.01)
-            page = self.store.page(QueueFilter(), limit=5)
+            page = (await self.store.page(QueueFilter(), limit=5)).found
             if not page:
                 continue
             message, it = self.random.choice(page)
@@ -224,7 +224,7 @@ class Ledger:
             assert txn.stat(store._environment.tables.spool)["entries"] == 0, "the spool is not empty"
         present: dict[str, set[str]] = {}
         after = ""
-        while page := store.page(QueueFilter(), after, 1000):
+        while page := fired(store.page(QueueFilter(), after, 1000)).found:
             for message, it in page:
                 present.setdefault(message.id, set()).add(it.destination)
             after = f"{page[-1][0].id}/{page[-1][1].destination}"

@@ -273,7 +273,7 @@ class Model(RuleBasedStateMachine):
                 None if it.state == "held" else it.next_attempt,
                 it.customer,
             )
-            for message, it in self.store.page(QueueFilter(), limit=10000)
+            for message, it in fired(self.store.page(QueueFilter(), limit=10000)).found
         }
         assert found == self.expected
 

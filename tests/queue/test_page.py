@@ -60,7 +60,8 @@ class Queue:
                 fired(self.store.act("hold", [(it.id, it.destination)], "root", now))
 
     def all(self) -> list[tuple[Message, Delivery]]:
-        return self.store.page(QueueFilter(), limit=10_000)
+        found: list[tuple[Message, Delivery]] = fired(self.store.page(QueueFilter(), limit=10_000)).found
+        return found
 
 
 def any_filter(random: Random) -> QueueFilter:
@@ -93,7 +94,7 @@ def test_pages_are_what_a_look_at_each_delivery_gives(tmp_path: Path, seed: int)
         match = any_filter(random)
         expected = [pair for pair in everything if matches(match, *pair, now)]
         limit, after, pages = random.choice([1, 7, 1000]), "", []
-        while page := queue.store.page(match, after, limit):
+        while page := fired(queue.store.page(match, after, limit)).found:
             assert len(page) <= limit
             pages += page
             after = f"{page[-1][0].id}/{page[-1][1].destination}"

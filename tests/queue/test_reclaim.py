@@ -123,7 +123,8 @@ class DeadTests(ReclaimCase):
             self.die(self.store)
             other = self.open()
             self.assertEqual(self.successResultOf(other.reclaim()), 14 * 3)
-            self.assertEqual({it.owner for _, it in other.page(QueueFilter(), limit=1000)}, {0})
+            page = self.successResultOf(other.page(QueueFilter(), limit=1000))
+            self.assertEqual({it.owner for _, it in page.found}, {0})
             self.successResultOf(other.stop())
 
     def test_who_is_interrupted_is_followed_by_another(self) -> None:

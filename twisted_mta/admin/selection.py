@@ -13,7 +13,7 @@ from ..config.units import UnitError, parse_duration
 from ..mail.envelope import Delivery, Message
 from ..mail.ids import ID_CHARS, id_key
 from ..queue.interfaces import IMessageStore, QueueFilter
-from .context import NotFound
+from .context import NotFound, result
 
 PAGE = 1000
 _AGENT = re.compile(r"[a-z][a-z0-9-]*:")
@@ -97,15 +97,13 @@ def walk(
     """The deliveries that match, in order, page by page: what happens to them meanwhile does no harm."""
     left = limit
     while left is None or left > 0:
-        wanted = PAGE if left is None else min(PAGE, left)
-        page = store.page(match, after, wanted)
-        yield from page
-        if len(page) < wanted:
+        page = result(store.page(match, after, PAGE if left is None else min(PAGE, left)))
+        yield from page.found
+        if not page.more:
             return
-        message, delivery = page[-1]
-        after = f"{message.id}/{delivery.destination}"
+        after = page.more
         if left is not None:
-            left -= len(page)
+            left -= len(page.found)
 
 
 def check_after(text: str) -> str:
@@ -114,7 +112,7 @@ def check_after(text: str) -> str:
         try:
             id_key(text[:ID_CHARS].lower())
         except ValueError:
-            raise click.UsageError('--after takes the "id/destination" that the last page named.') from None
+            raise click.UsageError('--after takes the "id/destination" or the id that the last page named.') from None
     return text
 
 

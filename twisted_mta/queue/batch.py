@@ -8,12 +8,13 @@ customer cost one write of his record.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Done, HistoryEvent
 from ..mail.ids import id_key
-from .environment import Tables, Txn
+from .environment import Db, Tables, Txn
 from .quota import Counters
 from .records import (
     DUE_BYTES,
@@ -40,6 +41,7 @@ from .records import (
     story_key,
     usage_key,
 )
+from .terms import normal, reason_key
 
 FEW_CHUNKS = 16
 """Content of so many chunks is removed with its message; that of larger ones in slices afterwards."""
@@ -69,9 +71,12 @@ class Batch:
         "_content",
         "_deliveries",
         "_due",
+        "_entered",
         "_history",
         "_lanes",
+        "_left",
         "_messages",
+        "_spoilt",
         "_stories",
         "_tables",
         "_totals",
@@ -102,6 +107,9 @@ class Batch:
         self._deliveries: list[Row] = []
         self._due: list[Row] = []
         self._history: list[Row] = []
+        self._entered: set[bytes] = set()  # reasons whose text is stored
+        self._left: set[bytes] = set()  # reasons that a delivery less has
+        self._spoilt: set[bytes] = set()  # intervals whose segments do not know all of their messages' terms any more
 
     # What is counted
 
@@ -198,7 +206,10 @@ class Batch:
         """A delivery of a message that is added in this transaction."""
         time = self._count_in(delivery)
         lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
-        self._deliveries.append((delivery_key(mid, delivery.destination), row))
+        key = delivery_key(mid, delivery.destination)
+        self._deliveries.append((key, row))
+        if delivery.last_reply or time is HELD:
+            self.enlist(key, delivery)
         self._due.append((lane + time + mid, b""))
 
     def delivery(self, mid: bytes, destination: str) -> Delivery | None:
@@ -208,8 +219,11 @@ class Batch:
 
     def put(self, mid: bytes, delivery: Delivery) -> None:
         """Store a delivery that is not there."""
+        self._spoil(mid)
         time = self._count_in(delivery)
-        self.txn.put(delivery_key(mid, delivery.destination), encode(delivery), db=self._tables.delivery)
+        key = delivery_key(mid, delivery.destination)
+        self.enlist(key, delivery)
+        self.txn.put(key, encode(delivery), db=self._tables.delivery)
         self.txn.put(
             lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, b"", db=self._tables.due
         )
@@ -217,7 +231,9 @@ class Batch:
     def remove(self, mid: bytes, delivery: Delivery) -> None:
         """Remove a delivery that is there."""
         time = self._count_out(delivery)
-        self.txn.delete(delivery_key(mid, delivery.destination), db=self._tables.delivery)
+        key = delivery_key(mid, delivery.destination)
+        self._unlist(key, delivery)
+        self.txn.delete(key, db=self._tables.delivery)
         self.txn.delete(
             lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, db=self._tables.due
         )
@@ -228,8 +244,12 @@ class Batch:
             self.remove(mid, old)
             self.put(mid, new)
             return
+        if old.recipients != new.recipients and not set(new.recipients) <= set(old.recipients):
+            self._spoil(mid)
         before, after = self._count_out(old), self._count_in(new)
-        self.txn.put(delivery_key(mid, new.destination), encode(new), db=self._tables.delivery)
+        key = delivery_key(mid, new.destination)
+        self._list_anew(key, old, new)
+        self.txn.put(key, encode(new), db=self._tables.delivery)
         if before != after:
             lane = lane_key(new.destination, new.customer, new.priority)
             self.txn.delete(lane + before + mid, db=self._tables.due)
@@ -264,6 +284,61 @@ class Batch:
             totals.held -= 1
         return time
 
+    # What can be looked for
+
+    def enlist(self, key: bytes, delivery: Delivery) -> None:
+        """Have a delivery found by its state and its last reply."""
+        if delivery.state == "held":
+            self.txn.put(key, b"", db=self._tables.held)
+        if delivery.last_reply:
+            self._enter_reason(key, delivery.last_reply)
+
+    def _unlist(self, key: bytes, delivery: Delivery) -> None:
+        if delivery.state == "held":
+            self.txn.delete(key, db=self._tables.held)
+        if delivery.last_reply:
+            self._leave_reason(key, delivery.last_reply)
+
+    def _list_anew(self, key: bytes, old: Delivery, new: Delivery) -> None:
+        if old.state != new.state:
+            if new.state == "held":
+                self.txn.put(key, b"", db=self._tables.held)
+            else:
+                self.txn.delete(key, db=self._tables.held)
+        was, now = old.last_reply, new.last_reply
+        if was != now and reason_key(was) != reason_key(now):
+            if was:
+                self._leave_reason(key, was)
+            if now:
+                self._enter_reason(key, now)
+
+    def _enter_reason(self, key: bytes, reply: str) -> None:
+        reason, table = reason_key(reply), self._tables.reason
+        if reason not in self._entered:
+            self._entered.add(reason)
+            self.txn.put(reason, normal(reply).encode("utf-8", "surrogatepass"), overwrite=False, db=table)
+        self.txn.put(reason + key, b"", db=table)
+
+    def _leave_reason(self, key: bytes, reply: str) -> None:
+        reason = reason_key(reply)
+        self.txn.delete(reason + key, db=self._tables.reason)
+        self._left.add(reason)
+
+    def look_at_reason(self, reason: bytes) -> None:
+        """Forget a reason if no delivery has it any more."""
+        self._left.add(reason)
+
+    def spoil_interval(self, last: bytes) -> None:
+        """Have the segment of that end made anew."""
+        if self.txn.get(last, db=self._tables.segment) is not None:
+            self._spoilt.add(last)
+
+    def _spoil(self, mid: bytes) -> None:
+        """A message has terms that the segment which covers it, if one does, may not know."""
+        with self.txn.cursor(self._tables.segment) as cursor:
+            if cursor.set_range(mid):
+                self._spoilt.add(cursor.key())
+
     # History
 
     def tell(self, events: Iterable[HistoryEvent]) -> None:
@@ -289,8 +364,13 @@ class Batch:
             (self._history, tables.history),
         ):
             if rows:
-                with self.txn.cursor(table) as cursor:
-                    cursor.putmulti(rows)
+                self._write(table, rows)
+        if self._messages:
+            self._find_late()
+        for last in self._spoilt:
+            self.txn.put(last, b"", db=tables.segment)
+        for reason in self._left:
+            self._forget_reason(reason)
         if self._lanes:
             self._flush_lanes()
         for customer, counters in self._usage.items():
@@ -300,6 +380,38 @@ class Batch:
         if self.changed:
             changes = int(self.txn.get(META_CHANGES, db=tables.meta) or b"0") + 1
             self.txn.put(META_CHANGES, b"%d" % changes, db=tables.meta)
+
+    def _write(self, table: Db, rows: list[Row]) -> None:
+        """Write rows in the order of their keys, those behind the last one there is as such: LMDB then fills its pages,
+        which it leaves half empty else, so that half as many are written and kept."""
+        rows.sort()
+        with self.txn.cursor(table) as cursor:
+            behind = bisect_right(rows, (cursor.key(), b"\xff")) if cursor.last() else 0
+            if behind:
+                cursor.putmulti(rows[:behind])
+                rows = rows[behind:]
+            if rows:
+                cursor.putmulti(rows, append=True)
+
+    def is_spoilt(self, last: bytes) -> bool:
+        """Whether something was added in this transaction to the interval of that end."""
+        return last in self._spoilt
+
+    def _find_late(self) -> None:
+        """Messages that took long to arrive may have come into an interval that is covered already."""
+        with self.txn.cursor(self._tables.segment) as cursor:
+            if cursor.last():
+                last = cursor.key()
+                for mid, _ in self._messages:  # in order
+                    if mid > last:
+                        break
+                    self._spoil(mid)
+
+    def _forget_reason(self, reason: bytes) -> None:
+        with self.txn.cursor(self._tables.reason) as cursor:
+            if cursor.set_range(reason + b"\0") and cursor.key().startswith(reason):
+                return
+        self.txn.delete(reason, db=self._tables.reason)
 
     def _flush_lanes(self) -> None:
         txn, tables = self.txn, self._tables

@@ -55,6 +55,9 @@ class Tables:
     usage: Db
     history: Db
     spool: Db
+    held: Db
+    reason: Db
+    segment: Db
     meta: Db
 
 
@@ -236,6 +239,20 @@ class Environment:
                 yield txn
             finally:
                 txn.abort()
+
+    @contextlib.contextmanager
+    def search_in_thread(self) -> Iterator[tuple[Any, Txn]]:
+        """The same, twice: one that gives buffers, and one that was begun after it and gives octets."""
+        with self.gate.reading():
+            first: Any = self._env.begin(buffers=True)
+            try:
+                second = self._env.begin()
+                try:
+                    yield first, second
+                finally:
+                    second.abort()
+            finally:
+                first.abort()
 
     def adopt(self) -> None:
         """Take over the size to which another process has grown the map."""

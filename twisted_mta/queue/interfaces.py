@@ -121,7 +121,9 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 class QueueFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which deliveries to list or act on; every field given must match.  Ages are seconds.
 
-    ``sender`` and ``recipient`` match a whole address, or with a leading "@" a whole domain.
+    ``sender`` and ``recipient`` match a whole address, or with a leading "@" a whole domain.  ``reason`` is part of the
+    last reply, in any case; words of it that have four letters or digits and more and one digit at least, such as
+    queue ids, are compared only if ``reason`` has such a word itself.
     """
 
     id: str = ""
@@ -132,6 +134,14 @@ class QueueFilter(msgspec.Struct, frozen=True, kw_only=True):
     state: State | None = None
     older_than: float | None = None
     reason: str = ""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some deliveries in the order of ids.  ``more`` is what to give as ``after`` to go on, "" at the end: there may be
+    more than are here though there was room for them, and none where ``more`` is given."""
+
+    found: list[tuple[Message, Delivery]] = []
+    more: str = ""
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,8 +254,9 @@ class IMessageStore(Interface):
     def deliveries(id: str) -> list[Delivery]:
         """What is still queued of a message."""
 
-    def page(match: QueueFilter, after: str = "", limit: int = 100) -> list[tuple[Message, Delivery]]:
-        """One page of deliveries in the order of ids; ``after`` is the last page's last ``id + "/" + destination``."""
+    def page(match: QueueFilter, after: str = "", limit: int = 100, seconds: float | None = None) -> Deferred[Page]:
+        """Up to ``limit`` deliveries in the order of ids, looked for ``seconds`` at most; behind ``after``, which is an
+        id (of whose deliveries none is wanted), ``id + "/" + destination``, or what the last page says."""
 
     def stats() -> QueueStats:
         """The size of the queue, from counters."""
@@ -266,6 +277,10 @@ class IMessageStore(Interface):
 
     def verify(repair: bool) -> Deferred[list[str]]:
         """Recount everything; one line for each discrepancy, mended if ``repair``."""
+
+    def tend() -> Deferred[bool]:
+        """Do a little of the upkeep that makes :meth:`page` quick; whether there is more to do at once.  To be called
+        now and then by one process."""
 
     def expire_history(before: float, limit: int) -> Deferred[int]:
         """Forget the history of up to ``limit`` messages that left the queue and arrived before ``before``."""

@@ -21,11 +21,13 @@ from ..mail.events import EventSink, HistoryEvent, Service, no_events
 from ..mail.ids import IdMaker, id_key, time_floor
 from .environment import Disk, Environment
 from .incoming import Incoming
+from .indexing import Indexer
 from .interfaces import (
     Charge,
     Claim,
     IIncoming,
     IMessageStore,
+    Page,
     QueueFilter,
     QueueStats,
     QuotaExceeded,
@@ -90,6 +92,7 @@ class LmdbStore:
         self._environment = environment
         self._disk = Disk(environment.path, settings.disk_reserve, self._clock.seconds, self._events)
         self._reader = Reader(environment, self._disk)
+        self._indexer = Indexer(environment, self._clock.seconds)
         self._owners = Owners(environment.path / "owners")
         self._writer.open(environment, self._disk, self._clock, self._events)
         try:
@@ -109,6 +112,7 @@ class LmdbStore:
         if self._environment is None:
             return succeed(None)
         self._stopping = True
+        self._indexer.stop()
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
@@ -207,9 +211,7 @@ class LmdbStore:
         return self._in_thread(self._reader.chunk, id, chunk)
 
     def _in_thread(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """Read something in a thread, again where another process has grown the map."""
-        if self._environment is None:
-            return fail(stopping())
+        """Have a question answered in another thread."""
 
         def again(failure: Failure) -> Deferred[_T]:
             failure.trap(lmdb.MapResizedError)  # type: ignore[no-untyped-call]
@@ -218,6 +220,8 @@ class LmdbStore:
             self._environment.adopt()
             return self._writer.read(function, *args, **kwargs)
 
+        if self._environment is None:
+            return fail(stopping())
         return self._writer.read(function, *args, **kwargs).addErrback(again)
 
     # Looking
@@ -230,10 +234,13 @@ class LmdbStore:
         """What is queued of a message."""
         return self._reader.deliveries(id)
 
-    def page(self, match: QueueFilter, after: str = "", limit: int = 100) -> list[tuple[Message, Delivery]]:
+    def page(
+        self, match: QueueFilter, after: str = "", limit: int = 100, seconds: float | None = None
+    ) -> Deferred[Page]:
         """One page of deliveries."""
-        self._writer.breathe()
-        return self._reader.page(match, after, limit, self._clock.seconds())
+        if self._environment is None:
+            return fail(stopping())
+        return self._in_thread(self._reader.page, match, after, limit, self._clock.seconds(), seconds)
 
     def stats(self) -> QueueStats:
         """The size of the queue."""
@@ -254,6 +261,10 @@ class LmdbStore:
         # The words of a store that fails are in the log of the writer, and with whoever wanted mail to be written.
         operation.deferred.addBoth(lambda _: self._told.pop(operation, None) and None)
         self._writer.submit(operation, lazily=True)
+
+    def tend(self) -> Deferred[bool]:
+        """Make segments of what has none."""
+        return Deferred.fromCoroutine(self._indexer.step(self._in_thread, self._writer.submit))
 
     def expire_history(self, before: float, limit: int) -> Deferred[int]:
         """Forget old histories."""

@@ -15,7 +15,7 @@ from zope.interface import implementer
 from ..config.settings import Queue
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import Done, EventSink, HistoryEvent, no_events
-from ..mail.ids import IdMaker, id_time
+from ..mail.ids import ID_CHARS, IdMaker, id_time
 from .interfaces import (
     CHUNK,
     Charge,
@@ -23,6 +23,7 @@ from .interfaces import (
     IIncoming,
     IMessageStore,
     NewMessage,
+    Page,
     QueueFilter,
     QueueStats,
     QuotaExceeded,
@@ -31,7 +32,7 @@ from .interfaces import (
 )
 from .operations import operator_event
 from .quota import Counters
-from .records import destination_key
+from .records import destination_key, safe_id_key
 from .rules import ACTIONS, acted, chunks, deliveries_of, joined, matches, never_busy, remaining, split_after, stopping
 
 replace = msgspec.structs.replace
@@ -256,17 +257,31 @@ class MemoryStore:
         """What is queued of a message."""
         return [delivery for delivery in self._sorted() if delivery.id == id]
 
-    def page(self, match: QueueFilter, after: str = "", limit: int = 100) -> list[tuple[Message, Delivery]]:
+    def page(
+        self, match: QueueFilter, after: str = "", limit: int = 100, seconds: float | None = None
+    ) -> Deferred[Page]:
         """One page of deliveries."""
+        return succeed(self._page(match, after, limit))
+
+    def _page(self, match: QueueFilter, after: str, limit: int) -> Page:
         now = self._clock.seconds()
         mid, destination = split_after(after)
+        if after and safe_id_key(mid) is None:
+            return Page()
+        place = (mid.lower(), destination_key(destination) if len(after) > ID_CHARS else b"\xff" * 17)
         found = [
             (self._messages[delivery.id], delivery)
             for delivery in self._sorted()
-            if (not after or _place(delivery) > (mid, destination_key(destination)))
-            and matches(match, self._messages[delivery.id], delivery, now)
+            if (not after or _place(delivery) > place) and matches(match, self._messages[delivery.id], delivery, now)
         ]
-        return found[:limit]
+        if len(found) <= limit:
+            return Page(found)
+        message, last = found[limit - 1]
+        return Page(found[:limit], f"{message.id}/{last.destination}")
+
+    def tend(self) -> Deferred[bool]:
+        """Nothing is kept to make it quick."""
+        return succeed(False)
 
     def problem(self) -> str:
         """None: nothing can fail here."""

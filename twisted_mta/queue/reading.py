@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-import heapq
-import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from math import inf
+from time import monotonic, sleep
 
-from ..mail.envelope import PRIORITIES, Delivery, Lane, Message
+from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
-from ..mail.ids import ID_BYTES, id_key, time_floor
-from .environment import Db, Disk, Environment, Tables, Txn
-from .interfaces import Charge, QueueFilter, QueueStats, QuotaExceeded, Usage
+from .environment import Disk, Environment, Tables, Txn
+from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Usage
 from .quota import Counters
 from .records import (
-    DESTINATION_BYTES,
-    DUE_BYTES,
-    HELD,
-    LANE_BYTES,
     META_CHANGES,
-    META_TOTALS,
     TIME_BYTES,
-    LaneRow,
-    Totals,
     chunk_key,
     decode_counters,
     decode_delivery,
     decode_history,
     decode_lane,
     decode_message,
-    decode_totals,
-    delivery_key,
-    destination_key,
     encode,
     key_time,
-    lane_key,
     safe_id_key,
     time_key,
     usage_key,
 )
-from .rules import matches, split_after
-
-LANE_SCAN = 8
-"""How many entries of ``due`` can be passed in the time that one delivery takes to be read and compared."""
-
-MANY_LANES = 10_000
-"""How many lanes may be looked through to find those that a filter asks for."""
+from .searching import Search, prefixed, totals_of
 
 PASSED = 20_000
 """How many due lanes of other workers may be passed in one look."""
@@ -54,9 +36,6 @@ KNOWN_LANES = 100_000
 
 OWNED = 5000
 """How many deliveries are looked through in one look for those of the dead."""
-
-ID_DELAY = 3600.0
-"""Seconds by which a message's id may be younger than its arrival."""
 
 
 def usage_of(txn: Txn, tables: Tables, customer: str) -> Counters:
@@ -190,7 +169,7 @@ class Reader:
         if key is None:
             return []
         with self._environment.read() as txn:
-            return [decode_delivery(raw) for _, raw in _prefixed(txn, self._tables.delivery, key)]
+            return [decode_delivery(raw) for _, raw in prefixed(txn, self._tables.delivery, key)]
 
     def history(self, mid: str) -> list[HistoryEvent]:
         """What became of a message."""
@@ -198,7 +177,7 @@ class Reader:
         if key is None:
             return []
         with self._environment.read() as txn:
-            return [event for _, raw in _prefixed(txn, self._tables.history, key) for event in decode_history(raw)]
+            return [event for _, raw in prefixed(txn, self._tables.history, key) for event in decode_history(raw)]
 
     def changes(self) -> int:
         """The count of operators' actions."""
@@ -224,181 +203,13 @@ class Reader:
             disk_free=self._disk.free(),
         )
 
-    def page(self, match: QueueFilter, after: str, limit: int, now: float) -> list[tuple[Message, Delivery]]:
-        """One page of the deliveries that match."""
-        with self._environment.read() as txn:
-            return Page(txn, self._tables, match, now).read(after, limit)
+    def page(self, match: QueueFilter, after: str, limit: int, now: float, seconds: float | None) -> Page:
+        """One page of the deliveries that match, on any thread.  It ends early where the map is to be grown."""
+        gate, end = self._environment.gate, monotonic() + seconds if seconds is not None else inf
 
+        def enough() -> bool:
+            sleep(0)  # whoever else needs the interpreter goes first
+            return gate.wanted or monotonic() >= end
 
-def totals_of(txn: Txn, tables: Tables) -> Totals:
-    """The size of the whole queue."""
-    raw = txn.get(META_TOTALS, db=tables.meta)
-    return decode_totals(raw) if raw is not None else Totals()
-
-
-def _prefixed(txn: Txn, table: Db, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    with txn.cursor(table) as cursor:
-        more = cursor.set_range(prefix)
-        while more:
-            key, value = cursor.item()
-            if not key.startswith(prefix):
-                return
-            yield key, value
-            more = cursor.next()
-
-
-def needle_of(text: str) -> bytes:
-    """What the record of whatever contains this text, in any case, has in it as well, in lower case."""
-    return max(re.findall(r"[\x00-\x7f]+", text.lower()), key=len, default="").encode()
-
-
-def needles_of(match: QueueFilter) -> list[bytes]:
-    """What the record of each delivery that matches has in it."""
-    texts = (match.recipient, match.reason, match.destination, match.customer or "")
-    return [needle for needle in map(needle_of, texts) if needle]
-
-
-class Page:
-    """A page of deliveries: by their keys where few lanes hold all that can match, else by looking at each in turn."""
-
-    def __init__(self, txn: Txn, tables: Tables, match: QueueFilter, now: float) -> None:
-        self._txn = txn
-        self._tables = tables
-        self._match = match
-        self._now = now
-
-    def read(self, after: str, limit: int) -> list[tuple[Message, Delivery]]:
-        """Up to ``limit`` deliveries behind ``after``, in the order of their keys."""
-        start = b""
-        if after:
-            mid, destination = split_after(after)
-            key = safe_id_key(mid)
-            if key is None:
-                return []
-            start = delivery_key(key, destination) + b"\0"
-        if self._match.id:
-            return self._of_message(start, limit)
-        lanes = self._lanes(limit)
-        return self._scan(start, limit) if lanes is None else self._of_lanes(lanes, start, limit)
-
-    def _of_message(self, start: bytes, limit: int) -> list[tuple[Message, Delivery]]:
-        mid = safe_id_key(self._match.id)
-        found: list[tuple[Message, Delivery]] = []
-        if mid is None:
-            return found
-        for key, raw in _prefixed(self._txn, self._tables.delivery, mid):
-            if key >= start and len(found) < limit:
-                self._add(found, raw)
-        return found
-
-    def _add(self, found: list[tuple[Message, Delivery]], raw: bytes) -> None:
-        match, delivery = self._match, decode_delivery(raw)
-        if (
-            (match.destination and delivery.destination != match.destination)
-            or (match.customer is not None and delivery.customer != match.customer)
-            or (match.state is not None and delivery.state != match.state)
-        ):
-            return
-        message = self._txn.get(id_key(delivery.id), db=self._tables.message)
-        if message is not None:
-            envelope = decode_message(message)
-            if matches(match, envelope, delivery, self._now):
-                found.append((envelope, delivery))
-
-    def _end(self) -> bytes:
-        if self._match.older_than is None:
-            return b"\xff" * ID_BYTES
-        # An id is made when a message's content begins to arrive, which may be some time after `arrived`.
-        return id_key(time_floor(self._now - self._match.older_than + ID_DELAY))
-
-    def _scan(self, start: bytes, limit: int) -> list[tuple[Message, Delivery]]:
-        if self._match.sender:
-            return self._scan_messages(start, limit)
-        found: list[tuple[Message, Delivery]] = []
-        end, needles = self._end(), needles_of(self._match)
-        with self._txn.cursor(self._tables.delivery) as cursor:
-            if not cursor.set_range(start):
-                return found
-            for key, raw in cursor.iternext():
-                if key >= end:
-                    break
-                if needles:
-                    # Most rows are seen not to match without being decoded, which costs ten times as much.
-                    lower = raw.lower()
-                    if not all(needle in lower for needle in needles):
-                        continue
-                self._add(found, raw)
-                if len(found) >= limit:
-                    break
-        return found
-
-    def _scan_messages(self, start: bytes, limit: int) -> list[tuple[Message, Delivery]]:
-        found: list[tuple[Message, Delivery]] = []
-        end, needle = self._end(), needle_of(self._match.sender or "")
-        with self._txn.cursor(self._tables.message) as cursor:
-            if not cursor.set_range(start[:ID_BYTES]):
-                return found
-            for mid, row in cursor.iternext():
-                if mid >= end or len(found) >= limit:
-                    break
-                if needle in row.lower():
-                    for key, raw in _prefixed(self._txn, self._tables.delivery, mid):
-                        if key >= start and len(found) < limit:
-                            self._add(found, raw)
-        return found
-
-    def _lanes(self, limit: int) -> list[tuple[bytes, LaneRow]] | None:
-        """The lanes that hold all that can match; None if looking at each delivery in turn costs less."""
-        match = self._match
-        if match.state == "held" and not totals_of(self._txn, self._tables).held:
-            return []
-        table = self._tables.lane
-        if match.destination and match.customer is not None:
-            keys = [lane_key(match.destination, match.customer, priority) for priority in PRIORITIES]
-            rows = [(key, self._txn.get(key, db=table)) for key in keys]
-            lanes = [(key, decode_lane(raw)) for key, raw in rows if raw is not None]
-        elif match.destination:
-            lanes = self._matching_lanes(destination_key(match.destination))
-        elif (match.customer is not None or match.state == "held") and self._txn.stat(table)["entries"] <= MANY_LANES:
-            lanes = self._matching_lanes(b"")
-        else:
-            return None
-        # Looking in turn finds `limit` of them after limit * total / theirs deliveries, if they lie evenly.
-        theirs = sum(self._weight(row) for _, row in lanes)
-        total = totals_of(self._txn, self._tables).deliveries
-        return lanes if theirs * theirs <= LANE_SCAN * limit * total else None
-
-    def _weight(self, row: LaneRow) -> int:
-        return row.held if self._match.state == "held" else row.deliveries
-
-    def _matching_lanes(self, prefix: bytes) -> list[tuple[bytes, LaneRow]]:
-        match = self._match
-        lanes = [(key, decode_lane(raw)) for key, raw in _prefixed(self._txn, self._tables.lane, prefix)]
-        return [
-            (key, row)
-            for key, row in lanes
-            if (match.customer is None or row.customer == match.customer) and self._weight(row)
-        ]
-
-    def _of_lanes(self, lanes: list[tuple[bytes, LaneRow]], start: bytes, limit: int) -> list[tuple[Message, Delivery]]:
-        end = self._end()
-        keys = [mid + lane[:DESTINATION_BYTES] for lane, _ in lanes for mid in self._ids(lane) if mid < end]
-        found: list[tuple[Message, Delivery]] = []
-        heapq.heapify(keys)  # nearly always less than all of them are wanted
-        while keys and len(found) < limit:
-            key = heapq.heappop(keys)
-            if key >= start:
-                raw = self._txn.get(key, db=self._tables.delivery)
-                if raw is not None:
-                    self._add(found, raw)
-        return found
-
-    def _ids(self, lane: bytes) -> Iterator[bytes]:
-        prefix = lane + HELD if self._match.state == "held" else lane
-        with self._txn.cursor(self._tables.due) as cursor:
-            if not cursor.set_range(prefix):
-                return
-            for key in cursor.iternext(keys=True, values=False):
-                if not key.startswith(prefix) or len(key) != DUE_BYTES:
-                    return
-                yield key[LANE_BYTES + TIME_BYTES :]
+        with self._environment.search_in_thread() as (segments, txn):
+            return Search(txn, segments, self._tables, match, now, enough).page(after, limit)

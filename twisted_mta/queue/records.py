@@ -15,6 +15,11 @@ table          key                                   value
 ``usage``      customer                              :class:`~twisted_mta.queue.quota.Counters`
 ``history``    id, transaction, number in it         a list of :data:`~twisted_mta.mail.events.HistoryEvent`
 ``spool``      id                                    :class:`Spool`: content without a message, yet or any more
+``held``       id, destination                       nothing; one for each held delivery
+``reason``     reason                                its text: the normal form of a last reply
+``reason``     reason, id, destination               nothing; one for each delivery with such a last reply
+``segment``    the last id of an interval            the terms of the interval's messages (:mod:`.terms`), a mark that
+                                                     they are being gathered, or nothing
 ``meta``       name                                  schema version, incarnation, changes, :class:`Totals`
 =============  ====================================  ==============================================================
 
@@ -35,15 +40,31 @@ from ..mail.envelope import Delivery, Message
 from ..mail.events import HistoryEvent
 from ..mail.ids import ID_BYTES, id_key
 from .quota import Counters
+from .terms import REASON_BYTES
 
-SCHEMA: Final = 1
-TABLES: Final = ("message", "content", "delivery", "due", "wake", "lane", "usage", "history", "spool", "meta")
+SCHEMA: Final = 2
+TABLES: Final = (
+    "message",
+    "content",
+    "delivery",
+    "due",
+    "wake",
+    "lane",
+    "usage",
+    "history",
+    "spool",
+    "held",
+    "reason",
+    "segment",
+    "meta",
+)
 
 DESTINATION_BYTES: Final = 16
 CUSTOMER_BYTES: Final = 8
 LANE_BYTES: Final = DESTINATION_BYTES + CUSTOMER_BYTES
 TIME_BYTES: Final = 8
 DUE_BYTES: Final = LANE_BYTES + TIME_BYTES + ID_BYTES
+REASON_KEY_BYTES: Final = REASON_BYTES + ID_BYTES + DESTINATION_BYTES
 
 HELD: Final = b"\xff" * TIME_BYTES
 """In place of the time of a delivery that an operator holds."""

@@ -10,6 +10,7 @@ from ..mail.envelope import Delivery, Message, Recipient
 from ..mail.ids import ID_CHARS
 from ..mail.status import Reply
 from .interfaces import CHUNK, NewDelivery, NewMessage, QueueFilter, Settlement, StoreUnavailable
+from .terms import says
 
 replace = msgspec.structs.replace
 
@@ -160,7 +161,7 @@ def matches(match: QueueFilter, message: Message, delivery: Delivery, now: float
             or any(_address_matches(match.recipient, recipient.address) for recipient in delivery.recipients)
             or any(_address_matches(match.recipient, recipient.original) for recipient in delivery.recipients)
         )
-        and (not match.reason or match.reason.lower() in delivery.last_reply.lower())
+        and (not match.reason or says(delivery.last_reply, match.reason))
     )
 
 

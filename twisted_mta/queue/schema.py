@@ -7,10 +7,14 @@ at its time, never the records' classes of today: those change, a migration does
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import msgspec
+
 from .records import META_SCHEMA, SCHEMA
+from .terms import normal
 
 Migration: TypeAlias = Callable[[Any, Any], None]
 """Given the environment (for tables to be made with ``open_db(name, txn=txn)``) and the transaction."""
@@ -18,7 +22,42 @@ Migration: TypeAlias = Callable[[Any, Any], None]
 VERSION = SCHEMA
 """The schema that this version of the program reads and writes."""
 
-MIGRATIONS: Mapping[int, Migration] = {}
+_SLICE = 100_000
+"""Rows that a migration keeps in memory."""
+
+
+def _index_replies_and_holds(env: Any, txn: Any) -> None:
+    """1 to 2: what is on hold, and what was last answered, can be looked for; segments are made by and by."""
+    delivery = env.open_db(b"delivery", txn=txn, create=False)
+    held, reason, _ = [env.open_db(name, txn=txn) for name in (b"held", b"reason", b"segment")]
+    texts: dict[bytes, bytes] = {}
+    rows: list[tuple[bytes, bytes]] = []
+    with txn.cursor(delivery) as cursor:
+        for key, row in cursor:
+            # (tag, id, destination, customer, recipients, next attempt, state, attempts, last attempt, last reply, ...)
+            fields = msgspec.msgpack.decode(row)
+            if fields[6] == "held":
+                txn.put(key, b"", db=held)
+            if fields[9]:
+                text = normal(fields[9]).encode("utf-8", "surrogatepass")
+                name = hashlib.blake2b(text, digest_size=8).digest()
+                rows.append((name + key, b""))
+                texts[name] = text
+                if len(rows) >= _SLICE:
+                    _put_all(txn, reason, rows, texts)
+    _put_all(txn, reason, rows, texts)
+
+
+def _put_all(txn: Any, table: Any, rows: list[tuple[bytes, bytes]], texts: dict[bytes, bytes]) -> None:
+    rows += texts.items()
+    rows.sort()
+    with txn.cursor(table) as cursor:
+        cursor.putmulti(rows)
+    rows.clear()
+    texts.clear()
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds}
 """By the schema that each starts from."""
 
 

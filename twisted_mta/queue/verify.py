@@ -37,6 +37,7 @@ from .records import (
     lane_key,
 )
 from .rules import chunks, unavailable
+from .verify_lookups import Lookups
 
 ATTEMPTS = 5
 EVERY = 1000
@@ -99,6 +100,7 @@ class _Count:
         self._lanes: dict[bytes, LaneRow] = {}
         self._usage: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._steps = 0
+        self._lookups = Lookups(txn, self._tables, self._rows, self._found)
 
     def run(self) -> list[Finding]:
         self._count_messages()
@@ -109,6 +111,7 @@ class _Count:
         self._check_wake()
         self._check_usage()
         self._check_totals()
+        self._lookups.check()
         return self._findings
 
     def _found(self, line: str, mend: Callable[[Batch], None] | None, after: bool = False) -> None:
@@ -158,6 +161,7 @@ class _Count:
             if not held:
                 time = due_time(delivery)
                 row.wake = min(row.wake, time) if row.wake else time
+            self._lookups.check_delivery(key, delivery)
             if self._txn.get(mid, db=self._tables.message) is None:
                 line = f"delivery of {delivery.id} to {delivery.destination} has no message"
                 self._found(line, lambda batch, mid=mid, it=delivery: _remove(batch, mid, it))  # type: ignore[misc]

@@ -23,7 +23,7 @@ from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Event, HistoryEvent
 from ..parts import Parts, assemble
 from ..policy.interfaces import IPolicy, IPolicyFactory
-from ..queue.interfaces import IMessageStore, QueueFilter
+from ..queue.interfaces import IMessageStore, Page, QueueFilter
 from ..queue.lmdb_store import LmdbStore
 from ..queue.memory import MemoryStore
 from ..queue.writer import InlineWriter
@@ -362,7 +362,8 @@ class TestServer:
 
     def queue(self, **match: Any) -> list[tuple[Message, Delivery]]:
         """What is queued; ``match`` is as in :class:`~twisted_mta.queue.interfaces.QueueFilter`."""
-        return self.store.page(QueueFilter(**match), limit=10000)
+        page: Page = self.wait(self.store.page(QueueFilter(**match), limit=10000))
+        return page.found
 
     def operate(self, action: str, who: str = "operator", **match: Any) -> int:
         """Have an operator "retry", "hold", "release" or "remove" what matches, and the scheduler notice it.

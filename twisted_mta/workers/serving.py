@@ -11,7 +11,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ..admin.eventlog import EventLog
@@ -24,6 +23,7 @@ from ..parts import Parts, Prepared, assemble, fan_out
 from ..runtime import sockets
 from ..smtp.tls import ServerTls
 from .commands import Report
+from .upkeep import Upkeep
 
 GRACE = 30.0
 """Seconds that a message under way has to be handed in once the service is stopping."""
@@ -31,12 +31,6 @@ PATIENCE = 30.0
 """Seconds for which idle sessions are left in peace once a new version has taken over."""
 LINGER = 3600.0
 """Seconds that a message under way has after that; ``smtp.timeout`` ends those that do not move."""
-SWEEP = 60.0
-"""Seconds between two looks at history that has grown too old."""
-SWEEP_LIMIT = 1000
-"""Messages whose history one look forgets."""
-SWEEPER = "history:"
-"""Who has this "destination" sweeps for all workers."""
 
 PairBytes = tuple[bytes, bytes] | None
 """A certificate with its chain, and its key, as PEM; None where no listener has TLS."""
@@ -57,7 +51,6 @@ class Serving:
         self._reactor = reactor
         self._fair = fair
         self._ports: list[Any] = []
-        self._sweep: LoopingCall | None = None
         self._prepared: tuple[Settings, PairBytes, Prepared] | None = None
         self.metrics = Metrics()
         self.tls = ServerTls(*pair, settings.tls.minimum) if pair is not None else None
@@ -65,6 +58,7 @@ class Serving:
         self.events: EventSink = fan_out(self.event_log, self.metrics)
         self.parts: Parts = assemble(settings, reactor, self.events, tls=self.tls, tell=tell)
         self._lag = ReactorLag(self.metrics, reactor)
+        self._upkeep = Upkeep(self.parts, reactor)
 
     async def start(self, bound: Sequence[tuple[str, socket.socket]]) -> None:
         """Open the store, deliver, and take connections from these sockets, which stay the caller's.
@@ -78,9 +72,7 @@ class Serving:
         for name, one in bound:
             factory: Any = parts.factories[name].listening()
             self._ports.append(sockets.adopt(self._reactor, one.dup(), factory, fair=self._fair))
-        self._sweep = LoopingCall(self._forget)
-        self._sweep.clock = self._reactor
-        self._sweep.start(SWEEP).addErrback(lambda failure: self._log.failure("History is no longer swept", failure))
+        self._upkeep.start()
         self._lag.startService()
 
     async def prepare(self, settings: Settings, pair: PairBytes) -> None:
@@ -109,14 +101,14 @@ class Serving:
 
     async def retire(self) -> None:
         """Leave the service to a new version, as :meth:`~twisted_mta.parts.Parts.retire` says."""
+        self._upkeep.stop()
         await self._close_ports()
         await self.parts.retire(PATIENCE, LINGER)
 
     async def stop(self) -> None:
         """Stop taking mail, finish what is under way, close the store; the event log stays open."""
         await self._close_ports()
-        if self._sweep is not None and self._sweep.running:
-            self._sweep.stop()
+        self._upkeep.stop()
         if self._lag.running:
             self._lag.stopService()
         await self.parts.stop(GRACE)
@@ -159,18 +151,3 @@ class Serving:
 
     gather: Callable[[], Deferred[CollectorRegistry]] | None = None
     """The metrics are those of this process."""
-
-    # History
-
-    def _forget(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._forget_old()).addErrback(
-            lambda failure: self._log.warn("Old history stays for now: {why}", why=failure.getErrorMessage())
-        )
-
-    async def _forget_old(self) -> None:
-        parts = self.parts
-        if not parts.scheduler.shares.ours(SWEEPER):
-            return
-        before = self._reactor.seconds() - parts.settings.queue.history
-        while await parts.store.expire_history(before, SWEEP_LIMIT) == SWEEP_LIMIT and self._ports:
-            pass
