@@ -63,6 +63,7 @@ ERRORS: list[tuple[str, str, object, str, str]] = [
         "[listen.a]\nrole = 'lmtp'\naddress = ['unix:/run/lmtp']\nrelay = true\nsocket_mode = '666'",
         "listen.a.socket_mode", "0666", "lets every program of this machine send anywhere", '"0660"',
     ),
+    ("[listen.a]\nxclient = ['10.0.0.0/7']", "listen.a.xclient", "10.0.0.0/7", "may claim any address", "alone"),
     ("[listen.a]\nrelay = true", "listen.a.relay", True, 'is for role "lmtp" alone', "relay.networks"),
     ("[listen.a]\naddress = ['unix:/run/mx']", "listen.a.address", "unix:/run/mx", 'for role "lmtp" alone', "IP"),
     (

@@ -123,7 +123,7 @@ class TextFormat:
     def _connected(self, e: Connected) -> str:
         return (
             f"{self._stamp}{self._receiver(e.listener)}connect from unknown[{printable(e.client)}]:{e.port}"
-            f" session={e.session}\n"
+            f" session={e.session}{f' proxy={printable(e.proxy)}' if e.proxy else ''}\n"
         )
 
     def _disconnected(self, e: Disconnected) -> str:

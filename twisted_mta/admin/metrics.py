@@ -127,7 +127,7 @@ class Metrics(Collector):
         self.sessions = self._gauge("mta_sessions_open", "Sessions open now.", by)
         self.disconnects = self._counter(
             "mta_disconnects_total",
-            "Sessions that ended, by reason: quit, lost, timeout, refused, tls, shutdown or error.",
+            "Sessions that ended, by reason: quit, lost, timeout, refused, tls, shutdown, overload, xclient or error.",
             (*by, "reason"),
         )
         self.tls_failures = self._counter(

@@ -128,10 +128,11 @@ def _listeners(settings: Settings) -> Iterator[Problem]:
 
 
 def _proxies(key: str, listener: Listener) -> Iterator[Problem]:
-    for text in listener.proxies:
-        if wrong := _too_wide(ipaddress.ip_network(text)):
-            wrong = f"{wrong}: a proxy may claim any address, those of relay.networks too"
-            yield _error(f"{key}.proxies", text, wrong, 'name the proxies alone, such as "192.0.2.10"')
+    for name, networks in (("proxies", listener.proxies), ("xclient", listener.xclient)):
+        for text in networks:
+            if wrong := _too_wide(ipaddress.ip_network(text)):
+                wrong = f"{wrong}: a proxy may claim any address, those of relay.networks too"
+                yield _error(f"{key}.{name}", text, wrong, 'name the proxies alone, such as "192.0.2.10"')
 
 
 def _socket_owner(key: str, listener: Listener) -> Iterator[Problem]:

@@ -66,6 +66,9 @@ class Listener:
     clients: tuple[Network, ...] = ()
     """Networks whose clients are served, others are refused with 554; empty: everybody, but with role "lmtp" this
     machine alone.  Who may open a Unix socket is up to its mode."""
+    xclient: tuple[Network, ...] = ()
+    """Networks of proxies and filters that may say by XCLIENT, as Postfix has it, for whom they speak: access, limits
+    and the log are then about that client, and LOGIN (role "submission") is its user.  Others are refused with 550."""
     relay: bool = False
     """Role "lmtp" alone: whether its clients may send to domains that are not ours as well.  LMTP asks for no
     password, so this is for gateways, which ``clients`` names."""

@@ -18,17 +18,21 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_d
 
 
 class Connected(Event, frozen=True, tag="connect"):
-    """A client opened a session; ``session`` names it in later events."""
+    """A client opened a session; ``session`` names it in later events.  ``proxy``: the host that said so by XCLIENT,
+    ``here`` where it says that the client had connected to."""
 
     session: str
     client: str
     port: int
     listener: str
     role: str
+    proxy: str = ""
+    here: str = ""
 
 
 class Disconnected(Event, frozen=True, tag="disconnect"):
-    """A session ended.  ``reason``: "quit", "lost", "timeout", "refused", "tls", "shutdown", "overload" or "error"."""
+    """A session ended.  ``reason``: "quit", "lost", "timeout", "refused", "tls", "shutdown", "overload", "xclient"
+    (it goes on as another's) or "error"."""
 
     session: str
     client: str

@@ -34,7 +34,7 @@ class ConnectionPolicy(Policy):
             return None
         ip = parse_ip(peer.address)
         peer.relaying = ip in self._relaying
-        peer.stranger = not peer.relaying and ip not in self._exempt
+        peer.stranger = not peer.relaying and not peer.claims and ip not in self._exempt
         if not peer.stranger:
             return None
         key = site(peer.address)

@@ -44,8 +44,8 @@ class GreetingPolicy(Policy):
         self.idle = self._delay <= 0
 
     async def connect(self, peer: Peer) -> Reply | None:
-        """Wait; never refuses."""
-        if self._delay > 0 and peer.guarded and not self._knows(peer):
+        """Wait; never refuses.  Behind a proxy, which waits itself, nobody can speak too early."""
+        if self._delay > 0 and peer.guarded and not peer.proxy and not self._knows(peer):
             await self._waits.wait(peer, self._delay)
         return None
 

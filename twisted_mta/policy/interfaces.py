@@ -17,19 +17,23 @@ from ..queue.interfaces import IMessageStore
 
 UNIX = "unix"
 """Who comes through a Unix socket."""
+UNKNOWN = "unknown"
+"""Whose address is not known even to the host that speaks for it."""
 
 
 @attrs.define(slots=True)
 class Peer:
     """Who is connected, as far as is known; one for each session, owned by it.
 
-    ``address`` is an IP address, or :data:`UNIX` where the client has none; ``role`` is the listener's (mx, submission,
-    lmtp); ``secure`` is whether TLS is up, ``tls`` says which ("TLSv1.3 TLS_AES_256_GCM_SHA384"). ``relaying``:
-    ``relay.networks`` holds the address. ``stranger``: neither ``relay.networks`` nor ``defence.exempt`` hold it.
-    ``charged`` is what :mod:`.rates` has counted of this session: commands, errors, failed logins, and the customer it
-    was counted for. ``hostname`` is the name of the address that leads back to it, "unknown", or "" where that was not
-    asked. ``allowed``: on a DNS list of good senders. ``gateway``: its listener, of role lmtp, relays for all whom it
-    serves.
+    ``address`` is an IP address, or :data:`UNIX` or :data:`UNKNOWN` where the client has none; ``role`` is the
+    listener's (mx, submission, lmtp); ``secure`` is whether TLS is up, ``tls`` says which ("TLSv1.3
+    TLS_AES_256_GCM_SHA384").  ``relaying``: ``relay.networks`` holds the address.  ``stranger``: neither
+    ``relay.networks`` nor ``defence.exempt`` hold it.  ``charged`` is what :mod:`.rates` has counted of this session:
+    commands, errors, failed logins, and the customer it was counted for.  ``hostname`` is the name of the address that
+    leads back to it, "unknown", or "" where that was not asked.  ``allowed``: on a DNS list of good senders.
+    ``gateway``: its listener, of role lmtp, relays for all whom it serves.  ``claims``: it may say in XCLIENT for whom
+    it speaks, and is no stranger.  ``proxy`` is the address of who did so, ``here`` where the client had connected to,
+    "" if that was not said.
     """
 
     session: str
@@ -53,6 +57,9 @@ class Peer:
     hostname: str = ""
     allowed: bool = False
     gateway: bool = False
+    claims: bool = False
+    proxy: str = ""
+    here: str = ""
 
     @property
     def guarded(self) -> bool:

@@ -59,7 +59,12 @@ class NamePolicy(Policy):
 
     async def connect(self, peer: Peer) -> Reply | None:
         """Begin to ask; never refuses."""
-        if self._wanted and (peer.stranger or peer.relaying) and parse_ip(peer.address) is not None:
+        if (
+            self._wanted
+            and not peer.hostname
+            and (peer.stranger or peer.relaying)
+            and parse_ip(peer.address) is not None
+        ):
             peer.hostname = UNKNOWN
             Deferred.fromCoroutine(self._find(peer)).addErrback(
                 lambda failure: _log.failure("The name of {address} was not found", failure, address=peer.address)

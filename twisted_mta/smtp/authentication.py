@@ -170,6 +170,13 @@ async def _admitted(server: MtaServer, credentials: Claim | oauth.Bearer) -> Rep
     server.leave = leave
     peer.account = account
     peer.mechanism = credentials.mechanism
+    tell(server)
+    return AUTHENTICATED
+
+
+def tell(server: MtaServer) -> None:
+    """The session is a user's."""
+    peer, factory = server.peer, server.factory
     factory.events(
         Authenticated(
             time=factory.clock.seconds(),
@@ -181,7 +188,6 @@ async def _admitted(server: MtaServer, credentials: Claim | oauth.Bearer) -> Rep
             mechanism=peer.mechanism,
         )
     )
-    return AUTHENTICATED
 
 
 def _for_cred(credentials: Claim | oauth.Bearer) -> Any:

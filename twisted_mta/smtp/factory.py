@@ -68,6 +68,7 @@ class MtaServerFactory(SMTPFactory):
         self.listener = listener
         self.lmtp = listener.role == "lmtp"
         self._clients = Networks(listener.clients or (LOOPBACK if self.lmtp else ()))
+        self._believed = Networks(listener.xclient)
         self._chooses = self.lmtp or bool(listener.clients)
         self.reception = reception
         self.directory = directory
@@ -91,11 +92,15 @@ class MtaServerFactory(SMTPFactory):
         self.domain = settings.hostname.encode("ascii")
         words = "LMTP" if self.lmtp else settings.smtp.banner or "ESMTP"
         self.greeting = Reply(220, "", f"{settings.hostname} {words}")
-        self.hello_replies: dict[tuple[bool, str, str], Reply] = {}
+        self.hello_replies: dict[tuple[bool, str, str, bool], Reply] = {}
 
     def serves(self, address: str) -> bool:
         """Whether a client with this address is served at all (``listen.NAME.clients``)."""
         return not self._chooses or address == UNIX or parse_ip(address) in self._clients
+
+    def believes(self, address: str) -> bool:
+        """Whether a host with this address may say in XCLIENT for whom it speaks."""
+        return bool(self.listener.xclient) and parse_ip(address) in self._believed
 
     def has_room(self, address: str, descriptor: int) -> bool:
         """Whether a session from ``address`` may begin.  For a customer the newest stranger has to go if need be."""

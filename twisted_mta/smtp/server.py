@@ -23,7 +23,7 @@ from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, immediate, telling, transaction
+from . import authentication, immediate, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -53,7 +53,6 @@ HELP = constant(214, "2.0.0", "See RFC 5321; a person answers at postmaster")
 READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
 TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
 TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
-NOT_SERVED = constant(554, "5.7.1", "You are not one of those who are served here")
 TIMEOUT = constant(421, "4.4.2", "Waited too long; closing")
 TOO_MANY_ERRORS = constant(421, "4.7.0", "Too many refused commands; closing")
 TOO_MANY_COMMANDS = constant(421, "4.7.0", "Too many commands in one session; connect again")
@@ -120,7 +119,9 @@ class MtaServer(ESMTP):
             role=factory.listener.role,
             secure=secure,
             gateway=factory.lmtp and factory.listener.relay,
+            claims=factory.believes(address),
         )
+        self.wire.xclient = self.peer.claims
         if secure:
             self.wire.tls = "up"
         elif self.canStartTLS:
@@ -135,7 +136,7 @@ class MtaServer(ESMTP):
         if crowded or factory.sessions.draining:
             self._answered(transaction.STOPPING if factory.sessions.draining else TOO_BUSY)
         elif not factory.serves(address):
-            self._answered(NOT_SERVED)
+            self._answered(transaction.NOT_SERVED)
         elif factory.pipeline.connect:
             self.ask(transaction.connect(self))
         else:
@@ -165,6 +166,12 @@ class MtaServer(ESMTP):
         self.transaction = None
         self.exchange = None
         self._out = b""
+        self._end(self._reason or "lost")
+        factory.sessions.remove(self)  # last: it may be what a stop waits for
+
+    def _end(self, reason: str) -> None:
+        """The client's session is over."""
+        factory, peer = self.factory, self.peer
         for closed in factory.pipeline.closed:
             try:
                 closed(peer)
@@ -172,8 +179,14 @@ class MtaServer(ESMTP):
                 _log.failure("A policy stage failed at the end of {session}", session=peer.session)
         factory.pauses.end(peer)
         authentication.logout(self)
-        telling.disconnected(self, self._reason or "lost")
-        factory.sessions.remove(self)  # last: it may be what a stop waits for
+        telling.disconnected(self, reason)
+
+    def begin_anew(self, peer: Peer) -> None:
+        """The session is another client's from now on; the connection stays as it is."""
+        self._end("xclient")
+        self.peer = peer
+        self.since = self.factory.clock.seconds()
+        self.wire.auth = self._auth_state()
 
     # -- bytes in, commands out --------------------------------------------------------------------------------------
 
@@ -387,6 +400,8 @@ class MtaServer(ESMTP):
             offered[b"STARTTLS"] = None
         elif self.wire.tls == "up":  # RFC 8689 §2: what cannot be kept in clear is not offered there
             offered[b"REQUIRETLS"] = None
+        if self.wire.xclient:
+            offered[b"XCLIENT"] = [xclient.attributes(self).encode("ascii")]
         if self.wire.auth == "offered":
             offered[b"AUTH"] = [name.encode("ascii") for name in authentication.offered(self)]
         return offered
@@ -394,7 +409,7 @@ class MtaServer(ESMTP):
     def hello_reply(self, extended: bool) -> Reply:
         """The reply to HELO, or to EHLO with what is offered just now."""
         known = self.factory.hello_replies
-        key = (extended, self.wire.tls, self.wire.auth)
+        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient)
         reply = known.get(key)
         if reply is None:
             lines = [self.host]
@@ -452,6 +467,7 @@ _HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
     c.StartTls: MtaServer._start_tls,
     c.Auth: authentication.begin,
     c.AuthResponse: authentication.respond,
+    c.XClient: _asks(xclient.xclient),
     c.Refused: transaction.refused,
 }
 """What each command does; the stock server finds it by ``getattr``, which lets a client choose."""

@@ -37,6 +37,8 @@ def connected(server: MtaServer) -> None:
             port=peer.port,
             listener=peer.listener,
             role=peer.role,
+            proxy=peer.proxy,
+            here=peer.here,
         )
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from ..mail.header import date
-from ..policy.interfaces import UNIX, Peer
+from ..policy.interfaces import UNIX, UNKNOWN, Peer
 
 _ODD = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 
@@ -26,8 +26,8 @@ def protocol(peer: Peer, utf8: bool = False) -> str:
 
 
 def literal(address: str) -> str:
-    """An IP address as an address literal; "unix" as it is, for a comment."""
-    if address == UNIX:
+    """An IP address as an address literal; "unix" and "unknown" as they are, for a comment."""
+    if address in (UNIX, UNKNOWN):
         return address
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
@@ -47,7 +47,7 @@ def received(
     """
     helo = _ODD.sub("?", peer.helo) or "unknown"
     tls = f"\t(using {peer.tls.replace(' ', ' with cipher ', 1)})\r\n" if peer.secure else ""
-    name = f"{_ODD.sub('?', peer.hostname)} " if peer.hostname else ""
+    name = f"{_ODD.sub('?', peer.hostname)} " if peer.hostname not in ("", peer.address) else ""
     client = f" ({name}{literal(peer.address)})" if peer.address else ""
     end = f"\r\n\tfor <{recipient}>;" if recipient and recipient.isascii() else ";"
     return (

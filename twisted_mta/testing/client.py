@@ -113,6 +113,12 @@ class MemoryClient(Protocol):
         if self.closed:
             raise AssertionError("the TLS handshake failed")
 
+    def xclient(self, claims: str) -> Reply:
+        """XCLIENT with these attributes, after which the session begins anew."""
+        reply = self.ask(f"XCLIENT {claims}")
+        self._greeted, self.extensions, self._authenticated = False, {}, ""
+        return reply
+
     def login(self, user: str, password: str) -> Reply:
         """AUTH PLAIN, after EHLO and STARTTLS where they are still to be said.
 

@@ -17,6 +17,8 @@ from ..mail.address import AddressError, canonical
 from ..mail.envelope import Body
 from ..mail.status import MailError, Reply, printable
 from .notification import ENVID_LIMIT, NOTIFY_LIMIT, ORCPT_LIMIT, ascii_orcpt, decode_envid, decode_orcpt, parse_notify
+from .xclient import Claims, XclientError
+from .xclient import parse as parse_claims
 
 POSTMASTER = "postmaster"
 """The one recipient that needs no domain (RFC 5321 §4.1.1.3)."""
@@ -114,6 +116,12 @@ class AuthResponse(Command, frozen=True, gc=False):
     """A line that follows a 334, still encoded."""
 
     line: bytes
+
+
+class XClient(Command, frozen=True, gc=False):
+    """XCLIENT: what the peer says of the client for whom it speaks."""
+
+    claims: Claims
 
 
 class Refused(Command, frozen=True, gc=False):
@@ -326,6 +334,14 @@ def auth(argument: str) -> Auth:
     return Auth(mechanism, initial.encode("ascii") if initial else None)
 
 
+def xclient(argument: str) -> XClient:
+    """XCLIENT's argument (Postfix's XCLIENT_README)."""
+    try:
+        return XClient(parse_claims(argument))
+    except XclientError as error:
+        raise CommandError(Reply(501, "5.5.4", f"XCLIENT: {error}")) from None
+
+
 def _bare(command: Command) -> Callable[[str], Command]:
     def parse(argument: str) -> Command:
         if argument:
@@ -361,6 +377,8 @@ MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL SMTPUTF8 REQUIRETLS") +
 6531 §3.1 for 10."""
 RCPT_LIMIT = 512 + len(" NOTIFY= ORCPT=") + NOTIFY_LIMIT + ORCPT_LIMIT
 """RFC 3461 §4 asks for its parameters."""
+XCLIENT_LIMIT = 2048
+"""Names of 255 octets in NAME, HELO and LOGIN may take three times as many in xtext."""
 AUTH_LIMIT = 12288
 """RFC 4954 §4."""
 
@@ -382,5 +400,6 @@ VERBS: dict[bytes, Verb] = {
         Verb("HELP", _whatever(_HELP)),
         Verb("STARTTLS", _bare(_START_TLS)),
         Verb("AUTH", auth, AUTH_LIMIT),
+        Verb("XCLIENT", xclient, XCLIENT_LIMIT),
     )
 }

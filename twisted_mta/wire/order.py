@@ -78,6 +78,7 @@ ORDER: dict[str, dict[State, Reply]] = {
     "HELP": _ANYTIME,
     "STARTTLS": {"fresh": _HELLO_FIRST, **_BUSY},
     "AUTH": {"fresh": _HELLO_FIRST, **_BUSY},
+    "XCLIENT": _BUSY,
 }
 """What each command is told in a state where it is out of order.  A greeting of the other protocol always is (RFC 2033
 §4.1): whoever has taken one for the other hears it before mail is lost."""
@@ -97,6 +98,7 @@ TLS_REFUSALS: dict[str, Reply] = {
     "none": Reply(502, "5.5.1", "STARTTLS is not offered here"),
     "up": Reply(503, "5.5.1", "TLS is up already"),
 }
+NO_XCLIENT = Reply(550, "5.7.0", "You are not one of those who may speak for others")
 AUTH_REFUSALS: dict[str, Reply] = {
     "none": Reply(503, "5.5.1", "AUTH is not offered here"),
     "needs-tls": Reply(538, "5.7.11", "Send STARTTLS first: passwords are not taken in clear"),

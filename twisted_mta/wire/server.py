@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from ..mail.status import Reply
 from . import commands as c
 from .content import SLACK, BinaryDecoder, ChunkDecoder, ContentDecoder, too_large
-from .order import AUTH_REFUSALS, LMTP_ORDER, ORDER, TLS_REFUSALS, AuthState, State, TlsState
+from .order import AUTH_REFUSALS, LMTP_ORDER, NO_XCLIENT, ORDER, TLS_REFUSALS, AuthState, State, TlsState
 from .sasl import MAX_LINE as MAX_AUTH_LINE
 from .sasl import TOO_LONG
 
@@ -66,8 +66,9 @@ class ServerConnection:
     """One session; :mod:`~twisted_mta.wire.server` says how to use it.
 
     ``limit`` (octets of a message) and ``replace`` (see :class:`~.content.ContentDecoder`) hold for the next content;
-    ``tls`` and ``auth`` say what STARTTLS and AUTH are to be told.  All four may be set at any time.  Nothing that a
-    peer sends raises.  The first command is :class:`~.commands.Connect`, whose reply is the greeting.
+    ``tls``, ``auth`` and ``xclient`` say what STARTTLS, AUTH and XCLIENT are to be told.  All five may be set at any
+    time.  Nothing that a peer sends raises.  The first command is :class:`~.commands.Connect`, whose reply is the
+    greeting.
 
     With ``lmtp`` it is LMTP (RFC 2033): LHLO takes the place of HELO and EHLO, and the end of the content is answered
     once for each recipient that was accepted.  ``each`` may be set to those replies, in the order of RCPT, before that
@@ -94,6 +95,7 @@ class ServerConnection:
         "replace",
         "state",
         "tls",
+        "xclient",
     )
 
     def __init__(
@@ -122,6 +124,7 @@ class ServerConnection:
         self.auth: AuthState = auth
         self.lmtp = lmtp
         self._order = LMTP_ORDER if lmtp else ORDER
+        self.xclient = False
         self.each: Sequence[Reply] | None = None
         self._recipients = 0  # accepted in this transaction; counted in LMTP alone
 
@@ -208,6 +211,9 @@ class ServerConnection:
                 self.state = "auth" if code == 334 else "greeted"
                 if code == 235:
                     self.auth = "done"
+            elif isinstance(pending, c.XClient):
+                self.state = "greeted" if pending.claims.helo else "fresh"
+                self._content = None
         elif kind is c.ContentEnd:
             self._end_content(pending)
         elif kind is c.Chunk:
@@ -215,7 +221,7 @@ class ServerConnection:
         elif kind is c.ChunkEnd:
             self._content = None
             self.state = "spoilt"
-        elif kind is c.Connect:
+        elif kind is c.Connect or (kind is c.XClient and code != 501):
             self.state = "refused"
         elif self.state == "auth":
             self.state = "greeted"
@@ -284,6 +290,8 @@ class ServerConnection:
                 refusal = TLS_REFUSALS.get(self.tls) or (BEHIND_STARTTLS if self._buffer else None)
             elif name == "AUTH":
                 refusal = AUTH_REFUSALS.get(self.auth)
+            elif name == "XCLIENT" and not self.xclient:
+                refusal = NO_XCLIENT
             elif name == "DATA" and self._binary:
                 refusal = BINARY_DATA
         if refusal is not None:
