@@ -76,6 +76,7 @@ class Looking(CliCase):
             "size": 86, "arrived": slow.arrived, "expires": slow.expires, "attempts": 3,
             "last_attempt": self.clock.now - 1800, "next_attempt": self.clock.now + 700, "last_reply": SLOW,
             "last_status": "4.4.1", "last_host": "", "message_id": "<1@acme.example>",
+            "priority": 0, "release": None, "overdue": False,
         })  # fmt: skip
 
     def test_json_reaches_no_terminal_raw(self) -> None:

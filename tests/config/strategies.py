@@ -36,6 +36,7 @@ _OF_KIND = {
     kinds.ListenPort: st.integers(0, 65535),
     kinds.Count: st.integers(0, 10**9),
     kinds.Positive: st.integers(1, 10**9),
+    kinds.Priority: st.integers(0, 9),
     Duration: st.integers(0, 10**12).map(lambda ms: Duration(ms / 1000)),
     Size: st.integers(0, 1 << 60).map(Size),
     str: _LINE,

@@ -82,7 +82,9 @@ class GreetingTests(SynchronousTestCase):
                 b"250-BINARYMIME",
                 b"250-SMTPUTF8",
                 b"250-HELP",
-                b"250 LIMITS RCPTMAX=1000",
+                b"250-LIMITS RCPTMAX=1000",
+                b"250-DELIVERBY",
+                b"250 MT-PRIORITY MIXER",
                 b"",
             ],
         )

@@ -276,7 +276,7 @@ class LineTests(SynchronousTestCase):
         for start, limit in (
             (b"NOOP ", 512),
             (b"FOO ", 512),
-            (b"MAIL FROM:<a@b.example> ", 1191),
+            (b"MAIL FROM:<a@b.example> ", 1257),
             (b"AUTH PLAIN ", 12288),
         ):
             for extra in (0, 1):

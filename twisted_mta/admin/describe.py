@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..mail.envelope import Delivery, Message, Recipient
+import msgspec
+
+from ..mail.envelope import Delivery, Handling, Message, Recipient
 from .tables import Cell, age, due, many, moment, size
 
 
@@ -32,11 +34,35 @@ def progress(delivery: Delivery, now: float) -> Cell:
     if delivery.state == "held":
         return Cell(f"held, {tried if delivery.attempts else 'not tried yet'}", "magenta")
     when = due(delivery.next_attempt, now)
+    if put_off(delivery, now):
+        return Cell(f"put off by the sender until {moment(delivery.next_attempt)}, {when}", "cyan")
     if not delivery.attempts:
         return Cell(f"new, due {when}")
     if not delivery.last_reply:
         return Cell(f"attempt {delivery.attempts} begun, next {when}", "cyan")
     return Cell(f"deferred, {tried}, next {when}", "yellow")
+
+
+def put_off(delivery: Delivery, now: float) -> bool:
+    """Whether its sender has dated its release, and that is still to come (RFC 4865)."""
+    return delivery.state == "queued" and not delivery.attempts and (delivery.release or 0.0) > now
+
+
+def wishes(handling: Handling | None, now: float) -> list[tuple[str, Cell | str]]:
+    """What the sender asks of the queue, name by name."""
+    if handling is None:
+        return []
+    found: list[tuple[str, Cell | str]] = []
+    if handling.release:
+        found.append(("Release", f"{moment(handling.release)} ({due(handling.release, now)}), as the sender asked"))
+    if handling.deliver_by:
+        after = "else returned" if handling.by_mode == "R" else "else the sender is told"
+        traced = ", traced" if handling.trace else ""
+        when = due(handling.deliver_by, now) if handling.deliver_by > now else "over"
+        found.append(("Deliver by", f"{moment(handling.deliver_by)} ({when}), {after}{traced}"))
+    if handling.priority:
+        found.append(("Priority", str(handling.priority)))
+    return found
 
 
 def came_from(message: Message) -> str:
@@ -66,6 +92,7 @@ def message_facts(message: Message, now: float) -> list[tuple[str, Cell | str]]:
         ("Customer", customer),
         ("Came from", came_from(message)),
         ("Arrived", f"{moment(message.arrived)} ({age(now - message.arrived)} ago)"),
+        *wishes(message.handling, now),
         ("Expires", f"{moment(message.expires)} ({due(message.expires, now)})"),
         ("TLS", tls_wish(message.requiretls)),
         ("Body", message.body if message.body == "BINARYMIME" else ""),
@@ -94,6 +121,9 @@ def delivery_value(message: Message, delivery: Delivery) -> dict[str, Any]:
         "last_status": delivery.last_status,
         "last_host": delivery.last_host,
         "message_id": message.message_id,
+        "priority": delivery.priority,
+        "release": delivery.release,
+        "overdue": delivery.overdue,
     }
 
 
@@ -101,4 +131,5 @@ def message_value(message: Message) -> dict[str, Any]:
     """A message as --json prints it."""
     names = ("id", "arrived", "sender", "recipients", "size", "expires", "body", "customer", "user", "client", "helo",
              "protocol", "listener", "message_id", "kind", "ret", "envid", "utf8", "requiretls")  # fmt: skip
-    return {name: getattr(message, name) for name in names}
+    asked = None if message.handling is None else msgspec.structs.asdict(message.handling)
+    return {name: getattr(message, name) for name in names} | {"handling": asked}

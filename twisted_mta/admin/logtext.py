@@ -183,10 +183,18 @@ class TextFormat:
             client = f"{_host(e.hostname)}[{printable(e.client)}]"
             first = f"{stamp}{self._receiver(e.listener)}{e.id}: client={client}, session={e.session}\n"
         named = inside(e.message_id.removeprefix("<").removesuffix(">"))
+        queue = "queue active"
+        if e.release:
+            queue = f"held until {_utc(e.release)}"
+        asked = f" requiretls={printable(e.requiretls)}" if e.requiretls else ""
+        if e.deliver_by:
+            asked += f" by={_utc(e.deliver_by)};{e.by_mode}"
+        if e.priority:
+            asked += f" priority={e.priority}"
         return (
             f"{first}{stamp}{self._cleanup}{e.id}: message-id=<{named}>\n"
             f"{stamp}{self._qmgr}{e.id}: from=<{inside(e.sender)}>, size={e.size}, nrcpt={len(e.recipients)}"
-            f" (queue active){f' requiretls={printable(e.requiretls)}' if e.requiretls else ''}\n"
+            f" ({queue}){asked}\n"
         )
 
     def _outcome(self, e: Outcome, status: str) -> str:
@@ -235,6 +243,10 @@ class TextFormat:
     def _service(self, e: Service) -> str:
         detail = f" -- {_replied(e.detail)}" if e.detail else ""
         return f"{self._stamp}{self._program('master')}{printable(e.what)}{detail}\n"
+
+
+def _utc(when: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
 
 
 def _host(name: str) -> str:

@@ -150,6 +150,11 @@ class Metrics(Collector):
             "Messages whose sender says of TLS that it is required (REQUIRETLS) or optional (TLS-Required: No).",
             (*by, "requiretls"),
         )
+        self.asked = self._counter(
+            "mta_messages_with_wishes_total",
+            "Messages whose sender asked something of the queue: futurerelease, deliverby, mt-priority.",
+            (*by, "extension"),
+        )
         self.accept_time = self._histogram("mta_accept_seconds", "From MAIL until the message was on disk.", TIMES, by)
         agent = ("agent",)
         self.delivered = self._counter(
@@ -282,6 +287,12 @@ class Metrics(Collector):
         self.accept_time.observe(key, e.seconds)
         if e.requiretls:
             self.requiretls.add((e.listener, e.requiretls))
+        if e.release:
+            self.asked.add((e.listener, "futurerelease"))
+        if e.deliver_by:
+            self.asked.add((e.listener, "deliverby"))
+        if e.priority:
+            self.asked.add((e.listener, "mt-priority"))
 
     def _delivered(self, e: ev.Delivered) -> None:
         agent = e.destination.partition(":")[0]

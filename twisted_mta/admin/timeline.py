@@ -30,6 +30,7 @@ COLOURS = {
     "held": "magenta",
     "queued": "cyan",
 }
+_MODES = {"R": "returned", "N": "the sender is told", "": "as usual"}
 _LAPSE, _WORD = 7, 9
 _INDENT = " " * (2 + 12 + 2 + _LAPSE + 2 + _WORD + 2)  # up to the sentence: two, the time, the lapse, the word
 
@@ -124,7 +125,7 @@ def _told(event: HistoryEvent, addresses: list[str]) -> tuple[str, str, str, lis
     if isinstance(event, Accepted):
         where = f"from {event.client}" if event.client else "from this machine"
         text = f"{where}, on disk {lapse(event.seconds)} after MAIL" if event.client else where
-        return "accepted", "", text, []
+        return "accepted", "", text, _asked(event)
     if isinstance(event, Routed):
         parts = [f"{some(to)} → {destination}" for destination, to in event.destinations.items()]
         if len(parts) > 20:
@@ -145,6 +146,18 @@ def _told(event: HistoryEvent, addresses: list[str]) -> tuple[str, str, str, lis
         return "reported", "", f"{event.kind}: about {event.about}, to {some(event.recipients)}, as {event.id}", []
     assert isinstance(event, Done)
     return "done", "bold", "no recipient is left in the queue", []
+
+
+def _asked(event: Accepted) -> list[str]:
+    """What the sender asked of the queue, as it was granted."""
+    found = []
+    if event.release:
+        found.append(f"put off by the sender until {moment(event.release)}")
+    if event.deliver_by:
+        found.append(f"to be delivered by {moment(event.deliver_by)}, else {_MODES[event.by_mode]}")
+    if event.priority:
+        found.append(f"priority {event.priority}")
+    return found
 
 
 def _outcome(event: Outcome, addresses: list[str]) -> tuple[str, str, str, list[str]]:

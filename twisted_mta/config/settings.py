@@ -27,6 +27,7 @@ from .kinds import (
     Network,
     Port,
     Positive,
+    Priority,
     Server,
 )
 
@@ -323,6 +324,25 @@ class OAuth:
 
 
 @attrs.frozen(kw_only=True)
+class Extensions:
+    """What clients may ask for beyond delivery, by extensions of SMTP."""
+
+    future_release: Duration = Duration(30 * DAY)
+    """How far ahead users may date the release of a message (FUTURERELEASE, RFC 4865) on a listener of role
+    "submission"; it counts for their quotas from the start.  0s: not offered."""
+    deliver_by: bool = True
+    """Whether a client may say by when a message has to be delivered, and whether it is returned or the sender told if
+    it is not (DELIVERBY, RFC 2852)."""
+    deliver_by_minimum: Duration = Duration(0)
+    """The shortest time after which a message may have to be returned; told to clients."""
+    mt_priority: bool = True
+    """Whether a client may say how urgent a message is, from -9 to 9 (MT-PRIORITY, RFC 6710).  Who has not logged in
+    and is in none of ``relay.networks`` may only ask for less than usual."""
+    highest_priority: Priority = 9
+    """The highest priority that anybody gets."""
+
+
+@attrs.frozen(kw_only=True)
 class Relay:
     """Mail that leaves for other hosts."""
 
@@ -499,6 +519,7 @@ class Settings:
     submission: Submission = Submission()
     checker: dict[str, Checker] = attrs.Factory(dict)
     oauth: dict[str, OAuth] = attrs.Factory(dict)
+    extensions: Extensions = Extensions()
     relay: Relay = Relay()
     local: Local = Local()
     queue: Queue = Queue()

@@ -93,7 +93,7 @@ def judge(
         and not delivery.warned
         and message.sender
         and message.kind != "dsn"
-        and now - message.arrived >= delay_warning
+        and message.age(now) >= delay_warning
         and any(result.recipient.wants("DELAY") for result in deferred)
     )
     remaining = msgspec.structs.replace(
@@ -191,7 +191,7 @@ def _outcome(
         status=result.reply.status,
         reply=str(result.reply),
         attempt=delivery.attempts,
-        delay=now - message.arrived,
+        delay=message.age(now),
         original="" if original == recipient.address else original,
         seconds=result.seconds,
         tls=result.tls,

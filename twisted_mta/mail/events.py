@@ -95,7 +95,8 @@ class TlsFailed(Event, frozen=True, tag="tls-failed"):
 
 class Accepted(Event, frozen=True, tag="accept"):
     """A message is committed and synced: the 250 may go out.  ``seconds`` is MAIL to commit.  ``requiretls`` is
-    "required" or "optional" where the sender said so (RFC 8689)."""
+    "required" or "optional" where the sender said so (RFC 8689).  ``release`` and the rest are what was asked of the
+    queue (:class:`~twisted_mta.mail.envelope.Handling`)."""
 
     id: str
     session: str
@@ -114,6 +115,10 @@ class Accepted(Event, frozen=True, tag="accept"):
     mechanism: str = ""
     hostname: str = ""
     requiretls: str = ""
+    release: float = 0.0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    priority: int = 0
 
 
 class Routed(Event, frozen=True, tag="route"):

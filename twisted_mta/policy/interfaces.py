@@ -11,7 +11,7 @@ from zope.interface import Attribute, Interface, implementer
 
 from ..config.settings import Settings
 from ..directory.interfaces import IDirectory, IMailAccount, Resolution
-from ..mail.envelope import Body
+from ..mail.envelope import Body, Handling
 from ..mail.status import Reply
 from ..queue.interfaces import IMessageStore
 
@@ -84,6 +84,7 @@ class Transaction:
     ``sender`` and ``recipients`` are canonical; ``size`` is what SIZE= declared, 0 for nothing; ``params`` are the
     MAIL parameters as given, names in upper case.  ``resolutions`` is what the directory said of each recipient.
     ``wishes`` are NOTIFY and ORCPT (RFC 3461) of the recipients that came with one, by their place in ``recipients``.
+    ``handling`` is what else was asked of the queue.
     """
 
     sender: str
@@ -94,6 +95,7 @@ class Transaction:
     recipients: list[str] = attrs.Factory(list)
     resolutions: list[Resolution] = attrs.Factory(list)
     wishes: dict[int, tuple[str, str]] | None = None
+    handling: Handling | None = None
 
 
 class IPolicy(Interface):

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..config.settings import Settings
-from ..mail.envelope import Body, Message, Recipient, RequireTls, Return
+from ..mail.envelope import Body, Handling, Message, Recipient, RequireTls, Return
 from ..mail.events import Accepted, EventSink, Routed
 from ..mail.header import Head, date, field
 from ..mail.status import MailError, Reply, printable
@@ -248,7 +249,8 @@ class Inbound:
                 head.append(field("Message-ID", f"<{self._incoming.id}@{settings.hostname}>"))
         utf8 = "SMTPUTF8" in transaction.params
         only = transaction.recipients[0] if len(transaction.recipients) == 1 else ""
-        return self._store(head.take(received(peer, settings.hostname, self._incoming.id, now, only, utf8)))
+        priority = 0 if transaction.handling is None else transaction.handling.priority
+        return self._store(head.take(received(peer, settings.hostname, self._incoming.id, now, only, utf8, priority)))
 
     def _store(self, data: bytes) -> Deferred[None] | None:
         waiting: Deferred[None] | None = self._incoming.write(data)
@@ -288,6 +290,8 @@ class Inbound:
             recipients, routing = without(self.refused, recipients, routing)
         deliveries = _deliveries(routing)
         now = reception.clock.seconds()
+        handling = transaction.handling
+        release = 0.0 if handling is None or handling.release <= now else handling.release
         message_id = self._head.get("Message-ID")
         utf8 = "SMTPUTF8" in transaction.params
         requiretls = self._requiretls()
@@ -301,7 +305,7 @@ class Inbound:
             recipients=len(recipients),
             size=incoming.size,
             chunks=-(-incoming.size // CHUNK),
-            expires=now + reception.settings.queue.lifetime,
+            expires=_expires(release or now, reception.settings.queue.lifetime, handling),
             body=body,
             customer=peer.customer,
             user=peer.user,
@@ -314,6 +318,7 @@ class Inbound:
             envid=transaction.params.get("ENVID", ""),
             utf8=utf8 and not self._head.fields.isascii(),
             requiretls=requiretls,
+            handling=handling,
         )
         accepted = Accepted(
             time=now,
@@ -335,6 +340,14 @@ class Inbound:
             hostname=peer.hostname,
             requiretls=requiretls,
         )
+        if handling is not None:
+            accepted = msgspec.structs.replace(
+                accepted,
+                release=release,
+                deliver_by=handling.deliver_by,
+                by_mode=handling.by_mode,
+                priority=handling.priority,
+            )
         routed = Routed(
             time=now,
             id=message.id,
@@ -349,11 +362,11 @@ class Inbound:
                 bytes=message.size,
                 limits=limits_for(reception.settings, account.customer),
             )
-        armed = reception.scheduler.room(deliveries)
+        armed = None if release else reception.scheduler.room(deliveries)
         new = NewMessage(
             message=message,
             deliveries=deliveries,
-            next_attempt=now if armed is None else armed,
+            next_attempt=release or (now if armed is None else armed),
             charge=charge,
             story=(accepted, routed),
             lane_customer=lane_customer,
@@ -364,7 +377,9 @@ class Inbound:
         await incoming.commit(new)
         reception.events(accepted)
         reception.events(routed)
-        if armed is None:
+        if release:
+            pass  # the scheduler finds it when it is due
+        elif armed is None:
             try:
                 reception.scheduler.announce(new)
             except Exception:  # it is found all the same, if later
@@ -385,6 +400,12 @@ def _recipients(transaction: Transaction) -> tuple[Recipient, ...]:
     return tuple(
         [Recipient(one, one, *wishes.get(place, ("", ""))) for place, one in enumerate(transaction.recipients)]
     )
+
+
+def _expires(begins: float, lifetime: float, handling: Handling | None) -> float:
+    """When a deferred recipient is given up, of a message that may be delivered once ``begins``."""
+    expires = begins + lifetime
+    return min(expires, handling.deliver_by) if handling is not None and handling.by_mode == "R" else expires
 
 
 def _deliveries(routing: Routing) -> tuple[NewDelivery, ...]:

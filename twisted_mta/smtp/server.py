@@ -23,7 +23,7 @@ from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, immediate, telling, transaction, xclient
+from . import authentication, handling, immediate, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -396,6 +396,7 @@ class MtaServer(ESMTP):
             b"HELP": None,  # RFC 5321 §4.1.1.1: every command that §4.5.1 does not ask for
             b"LIMITS": [b"RCPTMAX=%d" % self.factory.settings.smtp.recipients],
         }
+        offered |= handling.offers(self.factory.settings, self.peer.role, self.factory.clock.seconds())
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None
         elif self.wire.tls == "up":  # RFC 8689 §2: what cannot be kept in clear is not offered there
@@ -409,9 +410,12 @@ class MtaServer(ESMTP):
     def hello_reply(self, extended: bool) -> Reply:
         """The reply to HELO, or to EHLO with what is offered just now."""
         known = self.factory.hello_replies
-        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient)
+        dated = handling.stale(self.factory.settings, self.peer.role, self.factory.clock.seconds())
+        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient, dated)
         reply = known.get(key)
         if reply is None:
+            for old in [old for old in known if old[-1] != dated]:
+                del known[old]
             lines = [self.host]
             if extended:
                 lines += [b" ".join((word, *(values or ()))) for word, values in self.extensions().items()]

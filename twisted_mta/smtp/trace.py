@@ -39,9 +39,12 @@ def received(
     when: float,
     recipient: str,
     utf8: bool = False,
+    priority: int = 0,
 ) -> bytes:
     """The Received field.  ``recipient`` is the only one, or "" (§7.2: several would tell of blind copies); one beyond
     ASCII is left out, as it would put UTF-8 into the header of a message that may be forwarded to where that cannot go.
+
+    ``priority`` is RFC 6710's, shown where it is not the usual one.
 
     What the client called itself is shown as it is, but for characters that no name has.
     """
@@ -49,8 +52,10 @@ def received(
     tls = f"\t(using {peer.tls.replace(' ', ' with cipher ', 1)})\r\n" if peer.secure else ""
     name = f"{_ODD.sub('?', peer.hostname)} " if peer.hostname not in ("", peer.address) else ""
     client = f" ({name}{literal(peer.address)})" if peer.address else ""
-    end = f"\r\n\tfor <{recipient}>;" if recipient and recipient.isascii() else ";"
+    end = f"\r\n\tfor <{recipient}>" if recipient and recipient.isascii() else ""
+    if priority:
+        end += f"\r\n\tPRIORITY {priority}"
     return (
         f"Received: from {helo}{client}\r\n{tls}"
-        f"\tby {hostname} with {protocol(peer, utf8)} id {id}{end}\r\n\t{date(when)}\r\n"
+        f"\tby {hostname} with {protocol(peer, utf8)} id {id}{end};\r\n\t{date(when)}\r\n"
     ).encode("ascii", "replace")

@@ -14,6 +14,7 @@ from ..policy.interfaces import Transaction
 from ..wire import commands as c
 from ..wire.content import too_large
 from ..wire.server import constant
+from . import handling
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -69,14 +70,17 @@ async def mail(server: MtaServer, command: c.Mail) -> Reply:
     if not peer.secure and "REQUIRETLS" in command.params:  # RFC 8689 §2
         return NEEDS_TLS
     transaction = Transaction(command.sender, factory.clock.seconds(), command.size, command.body)
+    changed: Reply | None = None
     if command.params:
         transaction.params.update(command.params)
+        if not handling.PARAMETERS.isdisjoint(command.params):
+            transaction.handling, changed = handling.asked(factory.settings, peer, command.params, transaction.started)
     for hook in factory.pipeline.mail:
         reply = await hook(peer, transaction)
         if reply is not None:
             return reply
     server.transaction = transaction
-    return SENDER_OK
+    return changed or SENDER_OK
 
 
 async def rcpt(server: MtaServer, command: c.Rcpt) -> Reply:

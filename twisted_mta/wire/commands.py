@@ -2,7 +2,7 @@
 
 Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
 RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 6531 §3.4 (SMTPUTF8),
-RFC 2033 §4.1 (LHLO).
+RFC 2033 §4.1 (LHLO), RFC 4865 §4 (HOLDFOR, HOLDUNTIL), RFC 2852 §4 (BY), RFC 6710 §3 (MT-PRIORITY).
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ import msgspec
 from ..mail.address import AddressError, canonical
 from ..mail.envelope import Body
 from ..mail.status import MailError, Reply, printable
+from .handling import (
+    BY_LIMIT,
+    HOLD_LIMIT,
+    PRIORITY_LIMIT,
+    parse_by,
+    parse_date,
+    parse_interval,
+    parse_priority,
+)
 from .notification import ENVID_LIMIT, NOTIFY_LIMIT, ORCPT_LIMIT, ascii_orcpt, decode_envid, decode_orcpt, parse_notify
 from .xclient import Claims, XclientError
 from .xclient import parse as parse_claims
@@ -216,6 +225,27 @@ def _requiretls(value: str) -> None:
         raise CommandError(Reply(501, "5.5.4", "REQUIRETLS has no value"))
 
 
+def _hold_for(value: str) -> None:
+    if parse_interval(value) is None:
+        raise CommandError(Reply(501, "5.5.4", "HOLDFOR= wants from 1 to 999999999 seconds"))
+
+
+def _hold_until(value: str) -> None:
+    if parse_date(value) is None:
+        raise CommandError(Reply(501, "5.5.4", "HOLDUNTIL= wants a date and time such as 2030-12-31T23:59:00Z"))
+
+
+def _by(value: str) -> None:
+    if parse_by(value) is None:
+        words = "BY= wants seconds, a semicolon and N or R, such as 3600;R; with R the seconds are more than 0"
+        raise CommandError(Reply(501, "5.5.4", words))
+
+
+def _mt_priority(value: str) -> None:
+    if parse_priority(value) is None:
+        raise CommandError(Reply(501, "5.5.4", "MT-PRIORITY= wants a number from -9 to 9"))
+
+
 def _notify(value: str) -> None:
     if parse_notify(value) is None:
         raise CommandError(Reply(501, "5.5.4", "NOTIFY= is NEVER, or a list of SUCCESS, FAILURE and DELAY"))
@@ -235,6 +265,10 @@ _MAIL_PARAMS: dict[str, Callable[[str], None]] = {
     "ENVID": _envid,
     "SMTPUTF8": _smtputf8,
     "REQUIRETLS": _requiretls,
+    "HOLDFOR": _hold_for,
+    "HOLDUNTIL": _hold_until,
+    "BY": _by,
+    "MT-PRIORITY": _mt_priority,
 }
 _RCPT_PARAMS: dict[str, Callable[[str], None]] = {"NOTIFY": _notify, "ORCPT": _orcpt}
 
@@ -372,9 +406,19 @@ class Verb(msgspec.Struct, frozen=True):
     limit: int = 512  # RFC 5321 §4.5.3.1.4
 
 
-MAIL_LIMIT = 512 + 26 + 17 + 500 + len(" ENVID= RET=FULL SMTPUTF8 REQUIRETLS") + ENVID_LIMIT
+MAIL_LIMIT = (
+    512
+    + 26
+    + 17
+    + 500
+    + len(" ENVID= RET=FULL SMTPUTF8 REQUIRETLS")
+    + ENVID_LIMIT
+    + HOLD_LIMIT
+    + BY_LIMIT
+    + PRIORITY_LIMIT
+)
 """RFC 1870 §3 asks for 26 octets more, RFC 6152 §2 for 17, RFC 4954 §3 for 500, RFC 3461 §4 for its parameters, RFC
-6531 §3.1 for 10."""
+6531 §3.1 for 10, RFC 4865 §4 for 34, RFC 2852 §2 for 17, RFC 6710 §3 for 15."""
 RCPT_LIMIT = 512 + len(" NOTIFY= ORCPT=") + NOTIFY_LIMIT + ORCPT_LIMIT
 """RFC 3461 §4 asks for its parameters."""
 XCLIENT_LIMIT = 2048

@@ -132,6 +132,8 @@ def _write(context: Context, folder: Path, message: Message) -> bool:
         ),
         **{name: getattr(message, name) for name in _KEPT},
     )
+    if message.handling is not None and not any(it.release for it in deliveries):  # an operator has released it
+        envelope = msgspec.structs.replace(envelope, handling=msgspec.structs.replace(message.handling, release=0.0))
     partial.rename(folder / f"{message.id}.eml")
     (folder / f"{message.id}.json").write_bytes(msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n")
     return True
@@ -142,7 +144,8 @@ def _write(context: Context, folder: Path, message: Message) -> bool:
 @click.option("--hold", is_flag=True, help="Put all of it on hold.")
 @pass_context
 def import_(context: Context, folder: Path, hold: bool) -> None:
-    """Put messages that "mta queue export" wrote into the queue, each under a new id, due now.
+    """Put messages that "mta queue export" wrote into the queue, each under a new id, due now, or when
+    its sender wants it released.
 
     They keep their envelope, age and customer, whose quotas are not asked; attempts count anew. All files are looked at
     first: if one is wrong nothing is imported. What is imported twice is delivered twice.
@@ -197,11 +200,12 @@ def _import(context: Context, content: Path, envelope: EnvelopeFile, hold: bool)
         places = {it.destination: tuple(to.address for to in it.recipients) for it in deliveries}
         routed = Routed(time=now, id=incoming.id, destinations=places)
         held = [it.destination for it in envelope.deliveries if hold or it.held]
+        release = envelope.handling.release if envelope.handling is not None else 0.0
         new = NewMessage(
             message=message,
             deliveries=deliveries,
             # Where some are to be held nothing of it may go before they are.
-            next_attempt=now + 60 if held else now,
+            next_attempt=max(release, now + 60 if held else now),
             story=(event, routed),
             lane_customer=envelope.lane_customer,
         )
@@ -214,5 +218,6 @@ def _import(context: Context, content: Path, envelope: EnvelopeFile, hold: bool)
     if held:
         context.done(store.act("hold", [(incoming.id, name) for name in held], context.who, now))
         rest = [(incoming.id, it.destination) for it in envelope.deliveries if it.destination not in held]
-        context.done(store.act("retry", rest, context.who, now))
+        if release <= now:
+            context.done(store.act("retry", rest, context.who, now))
     return incoming.id
