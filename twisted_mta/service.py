@@ -72,6 +72,7 @@ class MtaService(MultiService):
         self._reactor = reactor
         self._launch = launch
         self._inherited: Inheritance | None = inheritance() if launch is not None else None
+        self._pidfile = PidFile(launch.pidfile if launch is not None else "")
         self._notifier = Notifier()
         self._watchdog = watchdog_seconds()
         self._bound: list[tuple[str, str, int, socket.socket]] = []
@@ -85,6 +86,7 @@ class MtaService(MultiService):
         self._turns = DeferredLock()
         self._left = False
         self._took_over = False
+        self._ended = False
         self.on_refusal: Callable[[str], object] | None = None
         """Is given the words when the service can't start."""
         self.trouble = "starting"
@@ -110,9 +112,15 @@ class MtaService(MultiService):
             if log_file:
                 privileges.make_log(log_file, account)
             self._bind(account)
+            if self._inherited is not None:
+                self._pidfile.inherit(self._inherited.pidfile)
+            else:
+                self._pidfile.open()
             privileges.drop(account)
             if log_file:
                 privileges.check_log(log_file)
+            if settings.workers:
+                privileges.check_program(sys.executable)
         except (config.ConfigError, privileges.PrivilegeError, unix_sockets.BindError, OSError) as error:
             self._refuse(error)
         super().privilegedStartService()  # type: ignore[no-untyped-call]
@@ -186,6 +194,7 @@ class MtaService(MultiService):
         self._event("ready", ", ".join(f"{one.name} on {one.place}" for one in self._listeners()))
         if self._inherited is not None:
             self._status_file.update(self._status)
+            self._pidfile.write()
             self._inherited.ready()
             self._took_over = True
             self._event("took-over", f"from process {self._inherited.pid}")
@@ -218,7 +227,8 @@ class MtaService(MultiService):
         self._end(1)
 
     def _end(self, status: int) -> None:
-        if self._reactor.running:
+        if self._reactor.running and not self._ended:
+            self._ended = True
             self._reactor.addSystemEventTrigger("after", "shutdown", self._exit, status)
             self._reactor.stop()
 
@@ -325,15 +335,9 @@ class MtaService(MultiService):
             if self.trouble or self._launch is None or self._status_file is None:
                 raise UpgradeFailed(f"the service is {self.trouble or 'not one that can be started again'}")
             self._event("upgrade")
-            pidfile = PidFile(self._launch.pidfile)
-            pidfile.put_away()
             sockets_ = [(address, port, one) for _, address, port, one in self._bound]
-            try:
-                successor = Successor(self._launch, sockets_, self._status_file.descriptor, self._reactor)
-                pid = await successor.ready
-            except (OSError, UpgradeFailed):
-                pidfile.put_back()
-                raise
+            descriptors = (self._status_file.descriptor, self._pidfile.descriptor)
+            pid = await Successor(self._launch, sockets_, descriptors, self._reactor).ready
         except (OSError, UpgradeFailed) as error:
             self._event("upgrade-failed", f"this process goes on: {error}")
             self._show(upgrade=f"{self._reactor.seconds():.3f} {error}")
@@ -341,6 +345,7 @@ class MtaService(MultiService):
         self._left = True
         self._notifier.send(MAINPID=pid)
         self._notifier.send(READY=1)
+        self._notifier.mute()  # what this process has to say from now on is not about the service
         self._event("hand-over", f"process {pid} serves from now on; this one ends when its sessions have")
         Deferred.fromCoroutine(self._leave()).addErrback(
             lambda failure: self._log.failure("Leaving the service failed", failure)
@@ -383,6 +388,7 @@ class MtaService(MultiService):
                 self._status_file.leave()
             else:
                 self._status_file.close()
+                self._pidfile.leave()
         self._server = None
 
     async def _close_ports(self) -> None:

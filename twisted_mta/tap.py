@@ -37,6 +37,18 @@ class Options(usage.Options):
         optActions={"config": usage.CompleteFiles("*.toml", descr="settings")}  # type: ignore[no-untyped-call]
     )
 
+    pidfile = ""
+    """twistd's pid file; of an heir it is no business of twistd's, which would take it for another service's."""
+
+    def postOptions(self) -> None:  # noqa: N802 - Twisted's name
+        """Look at what twistd itself was told."""
+        if self.parent is not None:
+            from .workers.handover import VARIABLE  # not for "--help"
+
+            self.pidfile = self.parent.get("pidfile") or ""
+            if VARIABLE in os.environ:
+                self.parent["pidfile"] = ""
+
     def opt_version(self) -> NoReturn:
         """Display the versions of twisted-mta and Twisted, and exit."""
         sys.stdout.write(f"twisted-mta {metadata.version('twisted-mta')}, Twisted {metadata.version('twisted')}\n")
@@ -69,8 +81,7 @@ def makeService(options: Options) -> IService:  # noqa: N802 - Twisted's name
 
     # twistd changes its folder before it starts the service; a reload must find the same file again.
     parent = options.parent
-    pidfile = parent.get("pidfile", "") if parent is not None else ""
-    launch = handover.Launch.ours(pidfile)
+    launch = handover.Launch.ours(options.pidfile)
     service = make_service(settings, str(Path(path).absolute()) if path else None, launch=launch)
     if parent is not None:
         service.on_refusal = partial(_tell_starter, parent)

@@ -80,15 +80,17 @@ class Successors(SynchronousTestCase):
         with socket.socket() as one:
             environ = {"NOTIFY_SOCKET": "/n", "WATCHDOG_PID": "1", "WATCHDOG_USEC": "5", "A": "b"}
             launch = Launch(["python", "twistd"], "/here")
-            self.successor = Successor(launch, [("::", 25, one)], 99, self.reactor, environ)
+            self.successor = Successor(launch, [("::", 25, one)], (99, 98), self.reactor, environ)
             self.fileno = one.fileno()
 
     def test_what_it_gets(self) -> None:
         (program, argv, environ, folder), named = self.reactor.spawned
         self.assertEqual((program, argv, folder), ("python", ["python", "twistd"], "/here"))
-        self.assertEqual(named["childFDs"], {0: 0, 1: 1, 2: 2, 3: "r", 4: 99, 5: self.fileno})
+        self.assertEqual(named["childFDs"], {0: 0, 1: 1, 2: 2, 3: "r", 4: 99, 5: 98, 6: self.fileno})
         letter = msgspec.json.decode(environ.pop(VARIABLE))
-        self.assertEqual(letter, {"pid": os.getpid(), "ready": 3, "status": 4, "sockets": [["::", 25, 5]]})
+        self.assertEqual(
+            letter, {"pid": os.getpid(), "ready": 3, "status": 4, "sockets": [["::", 25, 6]], "pidfile": 5}
+        )
         self.assertEqual(environ, {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "A": "b"})
 
     def test_it_is_ready(self) -> None:

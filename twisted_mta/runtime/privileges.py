@@ -150,6 +150,15 @@ def check_log(path: str) -> None:
         ) from error
 
 
+def check_program(path: str) -> None:
+    """Whether whom we have become can start our own program again, as workers are.  Raises :class:`PrivilegeError`."""
+    if not os.access(path, os.X_OK, effective_ids=True):
+        raise PrivilegeError(
+            f'user: "{_name()}" cannot run {path}, which workers need; install it where everybody may read, such as '
+            "/opt, or set workers = 0"
+        )
+
+
 def _name() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name

@@ -30,6 +30,10 @@ class Notifier:
         """Whether somebody listens."""
         return self._address.startswith(("/", "\0"))
 
+    def mute(self) -> None:
+        """Say no more."""
+        self._address = ""
+
     def send(self, **state: str | int) -> bool:
         """Sends assignments such as ``READY=1``; says whether they went out.
 

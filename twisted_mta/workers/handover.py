@@ -37,12 +37,16 @@ class UpgradeFailed(Exception):
 
 
 class _Letter(msgspec.Struct, frozen=True):
-    """What the variable says: the old process, descriptors, and the settings' address and port of each socket."""
+    """What the variable says: the old process, descriptors, and the settings' address and port of each socket.
+
+    ``pidfile`` is the descriptor of twistd's pid file, -1 where there is none.
+    """
 
     pid: int
     ready: int
     status: int
     sockets: tuple[tuple[str, int, int], ...]
+    pidfile: int = -1
 
 
 @attrs.frozen
@@ -67,10 +71,12 @@ class Inheritance:
     def __init__(self, letter: _Letter) -> None:
         self.pid = letter.pid
         self.status = letter.status
+        self.pidfile = letter.pidfile
         self._ready = letter.ready
         self._sockets = {(address, port): fd for address, port, fd in letter.sockets}
-        for fd in (letter.ready, letter.status, *self._sockets.values()):
-            os.set_inheritable(fd, False)
+        for fd in (letter.ready, letter.status, letter.pidfile, *self._sockets.values()):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
 
     def take(self, address: str, port: int) -> socket.socket | None:
         """The socket that listens there, if there is one."""
@@ -110,27 +116,34 @@ def tell_failure(words: str) -> None:
 
 
 class Successor(ProcessProtocol):
-    """A new version that is starting.  ``ready`` fires with its process id, or fails with :class:`UpgradeFailed`."""
+    """A new version that is starting.  ``ready`` fires with its process id, or fails with :class:`UpgradeFailed`.
+
+    ``files`` are the descriptors of the status file and of the pid file, the latter -1 where there is none.
+    """
 
     def __init__(
         self,
         launch: Launch,
         listening: Sequence[tuple[str, int, socket.socket]],
-        status: int,
+        files: tuple[int, int],
         reactor: Any,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self._said = b""
         self._status = ""
-        numbers = range(_FIRST + 1, _FIRST + 1 + len(listening))
+        status, pidfile = files
+        numbers = range(_FIRST + 2, _FIRST + 2 + len(listening))
         letter = _Letter(
             os.getpid(),
             _READY,
             _FIRST,
             tuple((address, port, fd) for (address, port, _), fd in zip(listening, numbers, strict=True)),
+            _FIRST + 1 if pidfile >= 0 else -1,
         )
         descriptors: dict[int, Any] = {0: 0, 1: 1, 2: 2, _READY: "r", _FIRST: status}
+        if pidfile >= 0:
+            descriptors[_FIRST + 1] = pidfile
         descriptors.update(zip(numbers, (one.fileno() for _, _, one in listening), strict=True))
         found = {name: value for name, value in environ.items() if name not in PRIVATE or name == "NOTIFY_SOCKET"}
         if "WATCHDOG_USEC" in environ:
