@@ -88,7 +88,12 @@ class Load:
             now = time.time()
             armed = self.random.choice([0.0, 0.0, 0.3])
             message = new(
-                incoming.id, *[part(name) for name in destinations], at=now + armed, arrived=now, limits=Limits()
+                incoming.id,
+                *[part(name) for name in destinations],
+                at=now + armed,
+                armed=armed > 0,
+                arrived=now,
+                limits=Limits(),
             )
             await incoming.commit(message)
             self.tell("A", incoming.id)
@@ -150,6 +155,7 @@ class Load:
     async def run(self) -> None:
         await self.store.start()
         self.tell("READY")
+        await self.store.reclaim()
         jobs = [self.sender(False) for _ in range(SENDERS)] + [self.sender(True) for _ in range(LARGE)]
         jobs += [self.worker() for _ in range(WORKERS)] + [self.operator()]
         for job in jobs:
@@ -319,6 +325,11 @@ def one_round(path: str, random: Random, ledger: Ledger) -> None:
             ledger.read(line)
     store = LmdbStore(path, Wall(), SETTINGS, InlineWriter())
     fired(store.start())
+    if random.random() < 0.5:  # else the next child finds what two have left
+        fired(store.reclaim())
+        assert not any(it.owner for _, it in fired(store.page(QueueFilter(), limit=10_000)).found), (
+            "the dead have something"
+        )
     ledger.check(store)
     fired(store.stop())
 

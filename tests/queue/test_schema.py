@@ -101,7 +101,7 @@ class SchemaTests(SynchronousTestCase):
         with self.raised():
             with self.assertRaises(StoreUnavailable) as refused:
                 Environment(self.path, 1 << 24)
-            self.assertIn("an earlier version that still runs", str(refused.exception))
+            self.assertIn("systemctl restart", str(refused.exception))
             self.assertEqual(self.meta(b"schema"), b"2")
             running.leave()
             Environment(self.path, 1 << 24).close()

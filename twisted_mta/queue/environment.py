@@ -196,13 +196,14 @@ class Environment:
     def _migrate(self, meta: Db) -> None:
         """Bring it to this version's schema, unless processes of the version before are at work on it."""
         owners = Owners(self.path / "owners")
-        if owners.others():
-            raise _refused(self.path, "it is of an earlier version that still runs; stop that first")
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    # Another process may have done it meanwhile.
                     found = int(txn.get(META_SCHEMA, db=meta) or b"0")
+                    if found == schema.VERSION:
+                        return  # another process has done it meanwhile
+                    if owners.others():  # who enters asks for the schema in a transaction: none comes in meanwhile
+                        raise _refused(self.path, schema.runs(found))
                     schema.migrate(self._env, txn, found)
                 return
             except lmdb.MapFullError:

@@ -16,10 +16,12 @@ from twisted.internet.defer import Deferred
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent, Operator
 from ..mail.ids import id_key
+from . import schema
 from .batch import Batch
 from .interfaces import CHUNK, Charge, Claim, NewMessage, Settlement
 from .records import (
     META_INCARNATION,
+    META_SCHEMA,
     Spool,
     by_message,
     chunk_key,
@@ -29,7 +31,7 @@ from .records import (
     safe_id_key,
     time_key,
 )
-from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining
+from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, unavailable
 
 replace = msgspec.structs.replace
 
@@ -469,6 +471,8 @@ class Enter(Operation):
 
     def apply(self, batch: Batch) -> int:
         meta = batch.tables.meta
+        if batch.txn.get(META_SCHEMA, db=meta) != b"%d" % schema.VERSION:
+            raise unavailable(text="The queue was brought up to a later schema as it was opened; start again")
         number = (int(batch.txn.get(META_INCARNATION, db=meta) or b"0") + 1) % (1 << 28) or 1
         batch.txn.put(META_INCARNATION, b"%d" % number, db=meta)
         return number

@@ -8,9 +8,12 @@ at its time, never the records' classes of today: those change, a migration does
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import lmdb
 import msgspec
 
 from .records import META_SCHEMA, SCHEMA
@@ -59,6 +62,29 @@ def _put_all(txn: Any, table: Any, rows: list[tuple[bytes, bytes]], texts: dict[
 
 MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds}
 """By the schema that each starts from."""
+
+
+def runs(found: int) -> str:
+    """Why a queue of schema ``found`` can't be brought up to date now, and what to do."""
+    return (
+        f"it has schema {found}, this version of the program writes schema {VERSION}, and the version that writes "
+        f"{found} still runs; stop that and start this one (systemctl restart twisted-mta): it brings the queue up to "
+        "date as it opens it"
+    )
+
+
+def schema_of(path: str | os.PathLike[str]) -> int | None:
+    """The schema of the queue in a folder; None where there is no queue.  Raises OSError and ``lmdb.Error``."""
+    if not (Path(path) / "data.mdb").exists():
+        return None
+    with lmdb.open(str(path), readonly=True, max_dbs=1, lock=True) as env:
+        try:
+            meta = env.open_db(b"meta", create=False)
+        except lmdb.NotFoundError:
+            return None
+        with env.begin() as txn:
+            found = txn.get(META_SCHEMA, db=meta)
+    return int(found) if found is not None and found.isdigit() else None
 
 
 def known(found: int) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import click
 
+from ...queue import schema
 from ..base import Command, pass_context
 from ..context import Context, Unavailable
 from ..statusfile import read_status
@@ -24,12 +26,16 @@ def upgrade(context: Context) -> None:
 
     The running service starts the program anew with its listening sockets, and leaves when that one is ready: messages
     under way are taken, idle sessions end after half a minute. If the new one fails to start, the old one goes on.
-    Settings that a reload does not change are taken over, too.
+    Settings that a reload does not change are taken over, too. Where the new version keeps the queue in another form,
+    both cannot run at once: then this says so, and changes nothing.
     """
     context.become_owner()
+    found = context.guard(lambda: schema.schema_of(Path(context.settings.state_dir) / "queue"))
     before = context.guard(lambda: read_status(context.settings))
     if before is None:
         raise Unavailable("the service does not run; there is nothing to hand over")
+    if found is not None and found != schema.VERSION:
+        raise Unavailable(f"process {before.pid} goes on, for the queue can't be handed over: {schema.runs(found)}")
     context.guard(lambda: os.kill(before.pid, signal.SIGUSR2))
     end = time.monotonic() + _TIME
     while time.monotonic() < end:
