@@ -49,6 +49,7 @@ class FakeStore:
         self.broken: Exception | None = None
         self.changed = 0
         self.delay = 0.0
+        self.trouble = ""
         self.untold: list[AnyEvent] = []
         self.events: Callable[[AnyEvent], None] = lambda event: None
 
@@ -81,6 +82,9 @@ class FakeStore:
 
     def next_due(self) -> float | None:
         return min((it.next_attempt for it in self.queue.values() if it.state == "queued"), default=None)
+
+    def problem(self) -> str:
+        return self.trouble
 
     def reclaim(self) -> Deferred:
         self.calls["reclaim"] += 1

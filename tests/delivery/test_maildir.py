@@ -6,6 +6,7 @@ import errno
 import mailbox
 import os
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from zope.interface.verify import verifyObject
 from twisted_mta.config.settings import Local, Settings
 from twisted_mta.delivery import maildir_files as files
 from twisted_mta.delivery.interfaces import IDeliveryAgent, Job, Result
-from twisted_mta.delivery.maildir import MaildirAgent
+from twisted_mta.delivery.maildir import THREADS, WRITE_TIME, MaildirAgent
 from twisted_mta.mail.envelope import Delivery, Message, Recipient
 from twisted_mta.mail.status import MailError
 
@@ -439,3 +440,39 @@ class Threads(TestCase):
             self.assertTrue(result.reply.positive)
         await agent.stop()
         self.assertEqual(len([path for path in state.rglob("*") if path.is_file()]), 40)
+
+
+class ThreadsClock(Clock):
+    """A clock to which threads can answer."""
+
+    callFromThread = staticmethod(reactor.callFromThread)  # type: ignore[attr-defined]  # noqa: N815
+
+
+class Hanging(TestCase):
+    """A file system that does not answer."""
+
+    async def test_other_threads_take_the_places(self) -> None:
+        state = Path(self.mktemp())
+        clock = ThreadsClock()
+        agent = MaildirAgent(Settings(state_dir=str(state)), "mx1", clock)  # type: ignore[arg-type]
+        answer = threading.Event()
+        self.addCleanup(answer.set)
+        deliver = files.deliver_whole
+
+        def hang(boxes: Sequence[files.Box], names: Sequence[str], content: bytes) -> Any:
+            if b"slow" in content:
+                answer.wait(60)
+            return deliver(boxes, names, content)
+
+        self.patch(files, "deliver_whole", hang)
+        slow = FakeContent(b"slow\r\n\r\n")
+        stuck = [Deferred.fromCoroutine(agent.deliver(job(slow, "ann@isp.example"))) for _ in range(THREADS)]
+        waiting = Deferred.fromCoroutine(agent.deliver(job(FakeContent(CONTENT), "kim@isp.example")))
+        clock.advance(WRITE_TIME)
+        for attempt in [*stuck, waiting]:
+            [result] = await attempt
+            self.assertEqual((result.reply.code, result.reply.enhanced), (451, "4.3.0"))
+        [result] = await Deferred.fromCoroutine(agent.deliver(job(FakeContent(CONTENT), "kim@isp.example")))
+        self.assertTrue(result.reply.positive)
+        self.assertEqual(len(list((state / "mail/isp.example/kim/Maildir/new").iterdir())), 1, "given up is given up")
+        await agent.stop()  # and none of them is waited for

@@ -10,14 +10,16 @@ from typing import Any
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred as Pending
+from twisted.internet.defer import fail
 
 from tests.delivery.fakes import BUSY, CONTENT, NOW, OK, UNKNOWN, Harness, unavailable
 from twisted_mta.config.settings import Settings
 from twisted_mta.delivery.interfaces import Job, Result
+from twisted_mta.delivery.scheduler import OVERDUE
 from twisted_mta.mail.envelope import Lane
-from twisted_mta.mail.events import Bounced, Deferred, Delayed, Delivered, Done, Reported, Routed
+from twisted_mta.mail.events import Bounced, Deferred, Delayed, Delivered, Done, Reported, Routed, Service
 from twisted_mta.mail.status import Reply
-from twisted_mta.queue.interfaces import CHUNK
+from twisted_mta.queue.interfaces import CHUNK, StoreUnavailable
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -583,8 +585,58 @@ class Faults(Harness):
         self.turns()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertEqual({event.destination for event in self.of(Delivered)}, {"smtp:example.org", "smtp:example.net"})
-        self.assertEqual(self.scheduler.unsettled, 0)
-        self.assertEqual(list(self.store.queue), [key for key in self.store.queue if key[1] == "smtp:bad.example"])
+        self.assertEqual(self.scheduler.unsettled, 1)
+        self.assertEqual([key[1] for key in self.store.queue], ["smtp:bad.example"])
+        self.assertEqual([event.what for event in self.of(Service)], ["settlement-failed"])
+        # It is kept, tried again, and what it tells of is not made again; others go on.
+        self.send("dora@example.org")
+        self.run_for(HOUR, 5)
+        self.assertGreater(len(self.flushLoggedErrors(ZeroDivisionError)), 10)
+        self.assertEqual(len(self.agent.jobs), 4)
+        self.patch(self.store, "settle", good)
+        self.run_for(2 * MINUTE, 5)
+        self.assertEqual((self.scheduler.unsettled, self.store.queue), (0, {}))
+        self.assertEqual(len(self.agent.jobs), 4)
+
+    def test_a_store_without_room_is_asked_for_less(self) -> None:
+        full = StoreUnavailable(Reply(452, "4.3.1", "no room"))
+        settle, claim = self.store.settle, self.store.claim
+        room = 1
+
+        def small_settle(settlements: Sequence) -> Pending:
+            return settle(settlements) if len(settlements) <= room else fail(full)
+
+        def small_claim(lane: Any, now: float, limit: int, *more: Any) -> Pending:
+            return claim(lane, now, limit, *more) if limit <= room else fail(full)
+
+        self.patch(self.store, "settle", small_settle)
+        self.patch(self.store, "claim", small_claim)
+        for number in range(9):
+            self.send(f"f{number}@example.org")
+            self.store_only(f"r{number}@example.net")
+        self.run_for(5 * MINUTE)
+        self.assertEqual(len(self.of(Delivered)), 18)
+        self.assertEqual(len(self.agent.jobs), 18)
+        self.assertEqual(self.store.queue, {})
+
+    def test_an_agent_that_never_answers_gives_its_place_up(self) -> None:
+        self.agent.holding = True
+        self.send("carl@example.org")
+        self.run_for(OVERDUE - 60, 30)
+        self.assertEqual((self.scheduler.under_way, len(self.agent.jobs)), (1, 1))
+        held = self.agent.held.pop()
+        self.agent.holding = False
+        self.run_for(120)
+        self.assertEqual(self.scheduler.under_way, 0)
+        [event] = self.of(Deferred)
+        self.assertIn("did not end", event.reply)
+        self.run_for(10 * MINUTE)
+        self.assertEqual(len(self.of(Delivered)), 1)
+        if not held[1].called:
+            held[1].callback(None)  # what it says in the end is nobody's business any more
+        self.run_for(MINUTE)
+        self.assertEqual((len(self.of(Delivered)), self.store.queue), (1, {}))
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
 
     def test_a_store_that_raises_does_not_stop_the_clockwork(self) -> None:
         due, self.store.next_due = self.store.next_due, lambda: 1 / 0
@@ -598,6 +650,23 @@ class Faults(Harness):
 
 class Stopping(Harness):
     """A clean end."""
+
+    def test_a_store_that_is_broken_is_not_waited_for(self) -> None:
+        self.store.broken = unavailable()
+        self.store.trouble = "its disk failed"
+        self.send("carl@example.org")
+        self.turns()
+        self.assertEqual(self.scheduler.unsettled, 1)
+        self.successResultOf(self.scheduler.stop())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nor_what_a_fault_keeps_from_being_written(self) -> None:
+        self.patch(self.store, "settle", lambda settlements: 1 / 0)
+        self.send("carl@example.org")
+        self.turns()
+        self.successResultOf(self.scheduler.stop())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_waits_for_what_is_under_way(self) -> None:
         self.agent.holding = True

@@ -344,6 +344,14 @@ class Contract:
         self.assertEqual([one.owner for one in self.store.deliveries(waiting)], [0])
         self.assertEqual(await self.store.reclaim(), 0)
 
+    async def test_stops_that_overlap(self) -> None:
+        await send(self.store)
+        stops = [self.store.stop() for _ in range(3)]
+        for stop in stops:
+            self.assertIsNone(await stop)
+        self.assertIsNone(await self.store.stop())
+        await self.store.start()
+
     # Settling
 
     async def test_delivered_leaves_the_queue(self) -> None:

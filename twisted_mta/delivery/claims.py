@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from ..mail.envelope import Delivery, Lane
 from ..mail.status import MailError
 from ..queue.interfaces import Claim, IMessageStore
-from .active import ActiveQueue
+from .active import PAGE, ActiveQueue
 from .lanes import Destination, WaitingLane
 from .retry import RetryPolicy
 
@@ -57,6 +57,7 @@ class Claims:
         self._hungry: deque[Destination] = deque()
         self._due = 0
         self._feeding = False
+        self._most = PAGE
         self.retry = retry
         self.mine: Callable[[str], bool] | None = None
         self.generation = 0
@@ -116,7 +117,7 @@ class Claims:
             if self.mine is not None and not self.mine(destination.name):
                 self._leave_to_others(destination)
                 continue
-            count = self._active.appetite(destination, now)
+            count = min(self._active.appetite(destination, now), self._most)
             if count > 0:
                 self._claim(destination.hungry.pop(), count, now)
                 self._wants(destination)
@@ -178,6 +179,7 @@ class Claims:
             active.admit(claim.message, delivery, content, lane, fresh=False, generation=self.generation, octets=octets)
             taken += 1
         self._over(lane, count - taken)
+        self._most = min(self._most * 2, PAGE)
         if lane.due:  # said to be due again while it was claimed
             lane.destination.hungry.push(lane)
         elif len(claims) >= count:
@@ -188,7 +190,8 @@ class Claims:
         self.feed()
 
     def _refused(self, failure: Failure, lane: WaitingLane, count: int) -> None:
-        """The next poll finds the lane due again."""
+        """The next poll finds the lane due again.  A store without room may have some for one delivery."""
+        self._most = 1
         if not isinstance(failure.value, MailError):
             self._log.failure("claiming from {lane} failed", failure, lane=lane.key)
         else:

@@ -7,8 +7,10 @@ delivered.  Lines end with LF on disk, as everywhere on Unix; IMAP servers give 
 
 from __future__ import annotations
 
+import errno
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -25,6 +27,12 @@ from .interfaces import IDeliveryAgent, Job, Result
 THREADS = 16
 """Threads that write mailboxes."""
 
+MOST_THREADS = 64
+"""The same where some hang in a file system that does not answer, as a network's may."""
+
+WRITE_TIME = 900.0
+"""Seconds after which a write that does not end is given up.  Its thread can't be: another takes its place."""
+
 FILES = 16
 """Copies of one large message that are written at once."""
 
@@ -34,6 +42,17 @@ STOPPING = Reply(451, "4.3.2", "The service is stopping; delivery will be tried 
 
 InThread = Callable[..., "Deferred[Any]"]
 """Calls a function with arguments in a thread; fires on the reactor thread with its result."""
+
+
+class _Thread(threading.Thread):
+    """Keeps no process alive whose file system hangs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
+class _Pool(ThreadPool):
+    threadFactory = _Thread  # noqa: N815 - Twisted's name
 
 
 @implementer(IDeliveryAgent)
@@ -55,6 +74,7 @@ class MaildirAgent:
         self._pool: ThreadPool | None = None
         self._in_thread = in_thread or self._in_pool
         self._under_way = 0
+        self._hung = 0
         self._stopping: Deferred[None] | None = None
         self.reconfigure(settings)
 
@@ -88,7 +108,10 @@ class MaildirAgent:
                     outcomes[index] = error.reply
                 else:
                     boxes.append((index, wanted))
-            outcomes.update(await self._write(job, boxes))
+            try:
+                outcomes.update(await self._write(job, boxes))
+            except TimeoutError as error:
+                outcomes.update({index: error for index, _ in boxes})
             took = self._clock.seconds() - began
             return [self._result(job, index, outcomes[index], took) for index in range(len(recipients))]
         finally:
@@ -169,15 +192,31 @@ class MaildirAgent:
 
     def _in_pool(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         if self._pool is None:
-            self._pool = ThreadPool(minthreads=0, maxthreads=THREADS, name="maildir")
+            self._pool = _Pool(minthreads=0, maxthreads=THREADS, name="maildir")
             self._pool.start()
-        return deferToThreadPool(self._clock, self._pool, function, *args)  # type: ignore[arg-type]
+        given_up: list[None] = []
+
+        def run() -> Any:
+            return None if given_up else function(*args)  # it may have waited for its turn until then
+
+        def hangs(result: object, seconds: float) -> NoReturn:
+            given_up.append(None)
+            self._hangs(seconds)
+
+        written: Deferred[Any] = deferToThreadPool(self._clock, self._pool, run)  # type: ignore[arg-type]
+        return written.addTimeout(WRITE_TIME, self._clock, hangs)
+
+    def _hangs(self, seconds: float) -> NoReturn:
+        self._hung += 1
+        if self._pool is not None:
+            self._pool.adjustPoolsize(0, min(THREADS + self._hung, MOST_THREADS))
+        raise TimeoutError(errno.ETIMEDOUT, f"the file system has not answered for {seconds:g} s")
 
     def _check_idle(self) -> None:
         if self._stopping is None or self._under_way or self._stopping.called:
             return
         pool, self._pool = self._pool, None
-        if pool is not None:
+        if pool is not None and not self._hung:
             pool.stop()  # nothing is under way: its threads end at once
         self._stopping.callback(None)
 

@@ -53,6 +53,19 @@ UNSETTLED = 2000
 STOP = 30.0
 """Seconds that attempts under way are given to end when the service stops."""
 
+OVERDUE = 2 * 3600.0
+"""Seconds after which an attempt is given up whose agent does not answer, besides what the message's size adds.
+
+No agent of ours takes so long: who does hangs, and must not keep its place for ever."""
+
+SLOWEST = 4096
+"""Octets a second that are waited for."""
+
+WATCH = 30
+"""Ticks between two looks for such attempts."""
+
+NO_ANSWER = Reply(451, "4.4.2", "The attempt did not end; it was given up, and will be tried again")
+
 FAULT = Reply(451, "4.3.0", "A fault on our side; delivery will be tried again")
 
 
@@ -199,14 +212,27 @@ class Scheduler:
                 for destination in self.active:  # an operator who says "retry" means it
                     destination.probe_at = min(destination.probe_at, now)
             self.active.sweep()
+            self._ticks += 1
+            if self._ticks % WATCH == 0:
+                self._watch(now)
             if not self._settler.stuck:
-                if self._ticks % RECLAIM == 0:
+                if self._ticks % RECLAIM == 1:
                     self._store.reclaim().addErrback(self._not_reclaimed)
-                self._ticks += 1
                 self._claims.poll(now)
         except Exception:
             self._log.failure("looking for what is due failed")
         self._wake()
+
+    def _watch(self, now: float) -> None:
+        """Take their places from attempts that do not end.  What becomes of one afterwards is nobody's business."""
+        for entry in [it for it in self._under_way if now - it.started > OVERDUE + it.message.size / SLOWEST]:
+            delivery, task = entry.delivery, entry.task
+            self._log.error("{id} to {destination} does not end", id=delivery.id, destination=delivery.destination)
+            entry.lane.destination.failed(str(NO_ANSWER), now)
+            self._leave(entry)
+            self._conclusions.attempted(entry, all_recipients(delivery.recipients, NO_ANSWER), now)
+            if task is not None:
+                task.cancel()
 
     def _not_reclaimed(self, failure: Failure) -> None:
         """It is armed, and the next look finds it again."""
@@ -296,6 +322,8 @@ class Scheduler:
         return await agent.deliver(job)
 
     def _ended(self, results: Sequence[Result] | Rerouted, entry: Entry) -> None:
+        if entry not in self._under_way:  # it was given up
+            return
         now = self._clock.seconds()
         destination = entry.lane.destination
         try:
@@ -324,6 +352,8 @@ class Scheduler:
             self._wake()
 
     def _broke(self, failure: Failure, entry: Entry) -> None:
+        if entry not in self._under_way:
+            return
         now = self._clock.seconds()
         if not self._running and isinstance(failure.value, CancelledError):
             self._leave(entry)
@@ -387,8 +417,12 @@ class Scheduler:
         await self.recorded()
 
     async def recorded(self) -> None:
-        """Wait until the store has all that ended and all that was put back, :data:`STOP` seconds at most."""
+        """Wait until the store has all that ended and all that was put back, :data:`STOP` seconds at most.
+
+        A store that can't be written any more is not waited for.
+        """
         await self._within(self._settler.when_idle(), STOP, "the record of the last attempts")
+        self._settler.close()
 
     def _put_back(self) -> None:
         now = self._clock.seconds()

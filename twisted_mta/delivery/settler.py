@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..mail.events import AnyEvent, EventSink
+from ..mail.events import AnyEvent, EventSink, Service
 from ..mail.status import MailError
 from ..queue.interfaces import IMessageStore, Settlement
 from .lanes import Entry
@@ -21,6 +21,12 @@ FIRST_WAIT, LAST_WAIT = 1.0, 30.0
 
 BATCH = 1000
 """Settlements in one call."""
+
+FAULTY_WAIT = 60.0
+"""Seconds until a settlement that a fault of ours kept from being written is tried again."""
+
+NO_ROOM = 452
+"""The code of a store that has no room: a smaller transaction may find some."""
 
 
 @attrs.define(slots=True)
@@ -36,9 +42,10 @@ class Settler:
     """What ends in one turn of the reactor goes to the store in one call.
 
     While the store can't take it, :attr:`stuck` is true: then nothing new should be begun, because whatever is
-    delivered and not on record is delivered twice should the process die.  ``done`` is called with each entry once
-    its settlement is committed, or given up because of a fault of ours.  ``pending`` counts what is not written yet,
-    ``failures`` the calls that failed.
+    delivered and not on record is delivered twice should the process die.  What a fault of ours keeps from being
+    written is kept as well, lest it be delivered again, but holds up nobody else; an event tells of it.  ``done`` is
+    called with each entry once its settlement is committed.  ``pending`` counts what is not written yet, ``failures``
+    the calls that failed.
     """
 
     _log = Logger()
@@ -52,6 +59,8 @@ class Settler:
         self._events = events
         self._fresh: list[Ended] = []
         self._again: deque[list[Ended]] = deque()
+        self._faulty: list[Ended] = []
+        self._faulty_call: IDelayedCall | None = None
         self._flush_call: IDelayedCall | None = None
         self._retry_call: IDelayedCall | None = None
         self._wait = FIRST_WAIT
@@ -81,11 +90,17 @@ class Settler:
         self._check_idle()
 
     def when_idle(self) -> Deferred[None]:
-        """Fires once nothing is left to be written.  What waited for a second try is tried at once."""
+        """Fires once nothing is left to be written, or the store can't be written before it is opened anew.
+
+        What waited for a second try is tried at once.
+        """
         idle: Deferred[None] = Deferred()
         self._idle.append(idle)
         if self._retry_call is not None:
             self._retry_call.reset(0)
+        if self._faulty_call is not None:
+            self._faulty_call.cancel()
+            self._retry_faulty()
         self._check_idle()
         return idle
 
@@ -126,26 +141,46 @@ class Settler:
                 reason=failure.getErrorMessage(),
             )
             self.stuck = True
-            self._again.append(batch)
+            half = len(batch) // 2 if failure.value.reply.code == NO_ROOM else 0
+            self._again.extend([batch[:half], batch[half:]] if half else [batch])
             if self._retry_call is None:
                 self._retry_call = self._clock.callLater(self._wait, self._retry)
                 self._wait = min(self._wait * 2, LAST_WAIT)
+            self._check_idle()
         elif len(batch) > 1:
             # One of them is at fault: it must not take the others with it.
             self._log.failure("settling {count} deliveries failed", failure, count=len(batch))
             for ended in batch:
                 self._write([ended])
         else:
-            delivery = batch[0].settlement.delivery
-            self._log.failure(
-                "settling {id} to {destination} failed; it is tried again when it is next due",
-                failure,
-                id=delivery.id,
-                destination=delivery.destination,
+            self._keep(batch[0], failure)
+
+    def _keep(self, ended: Ended, failure: Failure) -> None:
+        delivery = ended.settlement.delivery
+        words = f"{delivery.id} to {delivery.destination}: {failure.getErrorMessage() or failure.type.__name__}"  # type: ignore[union-attr]
+        self._log.failure("what came of {words} can't be written; it is kept", failure, words=words)
+        self._events(Service(time=self._clock.seconds(), what="settlement-failed", detail=words))
+        self._faulty.append(ended)
+        if self._faulty_call is None:
+            self._faulty_call = self._clock.callLater(FAULTY_WAIT, self._retry_faulty)
+        self._check_idle()
+
+    def _retry_faulty(self) -> None:
+        self._faulty_call = None
+        faulty, self._faulty = self._faulty, []
+        for ended in faulty:
+            self._write([ended])
+
+    def close(self) -> None:
+        """The process ends: what could not be written is lost with it, and what it tells of may be delivered again."""
+        for call in (self._retry_call, self._faulty_call):
+            if call is not None:
+                call.cancel()
+        self._retry_call = self._faulty_call = None
+        if self.pending:
+            self._log.error(
+                "{count} deliveries that ended could not be written down; they may be made again", count=self.pending
             )
-            self.pending -= 1
-            self._done(batch[0].entry)
-            self._check_idle()
 
     def _retry(self) -> None:
         self._retry_call = None
@@ -154,7 +189,7 @@ class Settler:
             self._write(batch)
 
     def _check_idle(self) -> None:
-        if not self.pending and self._idle:
+        if self._idle and (self.pending == len(self._faulty) or self._store.problem()):
             waiting, self._idle = self._idle, []
             for idle in waiting:
                 idle.callback(None)

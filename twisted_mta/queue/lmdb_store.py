@@ -75,6 +75,7 @@ class LmdbStore:
         self._ids: IdMaker | None = None
         self._owner = 0
         self._reclaiming = False
+        self._stops: list[Deferred[None]] = []
         self._told: dict[Tell, list[HistoryEvent]] = {}
         self._stopping = True
 
@@ -108,12 +109,21 @@ class LmdbStore:
         self._stopping = False
 
     def stop(self) -> Deferred[None]:
-        """Finish what is being committed and close."""
+        """Finish what is being committed and close.  Whoever asks while that goes on waits for the same end."""
         if self._environment is None:
             return succeed(None)
         self._stopping = True
         self._indexer.stop()
-        return Deferred.fromCoroutine(self._close())
+        stopped: Deferred[None] = Deferred()
+        self._stops.append(stopped)
+        if len(self._stops) == 1:
+            Deferred.fromCoroutine(self._close()).addBoth(self._stopped)
+        return stopped
+
+    def _stopped(self, result: Failure | None) -> None:
+        stops, self._stops = self._stops, []
+        for stopped in stops:
+            stopped.callback(result)
 
     async def _close(self) -> None:
         await self._writer.close()

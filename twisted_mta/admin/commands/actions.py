@@ -121,8 +121,10 @@ def bounce(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, text: 
     from ..bounce import Bouncer
 
     bouncer = Bouncer(context, text)
-    perform(context, "bounce", ids, all_, yes, options, lambda _, page: bouncer.bounce(page))
-    bouncer.close()
+    try:
+        perform(context, "bounce", ids, all_, yes, options, lambda _, page: bouncer.bounce(page))
+    finally:
+        bouncer.close()
 
 
 @click.command(cls=Command)
