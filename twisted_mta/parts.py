@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IReactorTime
 
-from .config.settings import Settings
+from .config.settings import Listener, Settings
 from .delivery.dns import IResolver, Resolver
 from .delivery.interfaces import IDeliveryAgent
 from .delivery.maildir import InThread, MaildirAgent
@@ -35,6 +35,7 @@ from .directory.outside import OutsideCheckers
 from .directory.passwords import Hasher
 from .mail.events import AnyEvent, EventSink
 from .policy.access import AccessPolicy
+from .policy.certificates import RelayCertificatePolicy
 from .policy.connections import ConnectionPolicy
 from .policy.dns_lists import DnsListPolicy
 from .policy.greeting import GreetingPolicy, HelloPolicy
@@ -195,6 +196,12 @@ class Parts:
             factory.configure(settings, pipeline)
 
 
+def _tls_of(listener: Listener, tls: ServerTls | None) -> ServerTls | None:
+    if tls is None or listener.tls == "none":
+        return None
+    return tls.asking(listener.client_ca) if listener.client_certificates else tls
+
+
 def assemble(
     settings: Settings,
     reactor: Any,
@@ -242,8 +249,20 @@ def assemble(
     rates, lists = RatePolicy(settings, reactor), DnsListPolicy(resolver, settings, reactor)
     names, greeting, hello = NamePolicy(resolver, settings), GreetingPolicy(settings, reactor), HelloPolicy(settings)
     # What begins to ask stands before what waits; access, which knows the recipients, before what asks about clients.
-    grey = GreylistPolicy(settings, reactor)
-    own: tuple[IPolicy, ...] = (connections, rates, names, access, lists, greeting, hello, submission, quotas, grey)
+    grey, certified = GreylistPolicy(settings, reactor), RelayCertificatePolicy(settings)
+    own: tuple[IPolicy, ...] = (
+        connections,
+        certified,
+        rates,
+        names,
+        access,
+        lists,
+        greeting,
+        hello,
+        submission,
+        quotas,
+        grey,
+    )
     stages = (*own, *stage_maker(settings, directory, store, reactor))
     pipeline = Pipeline(stages)
     sessions = Sessions(reactor)
@@ -265,7 +284,7 @@ def assemble(
             portal=portal if listener.role == "submission" else None,
             keys=ScramKeys(directory, directory.secret),
             tokens=tokens,
-            tls=tls if listener.tls != "none" else None,
+            tls=_tls_of(listener, tls),
         )
         for name, listener in settings.listen.items()
     }
@@ -279,6 +298,7 @@ def assemble(
         reception.configure,
         throttle.reconfigure,
         connections.reconfigure,
+        certified.reconfigure,
         rates.reconfigure,
         names.reconfigure,
         lists.reconfigure,

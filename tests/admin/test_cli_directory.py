@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from tests.admin.case import CliCase
 from twisted_mta.config.settings import Local
 from twisted_mta.directory.lmdb_directory import LmdbDirectory
@@ -66,6 +70,7 @@ class Directory(CliCase):
                 "customer": "acme",
                 "senders": [],
                 "suspended": False,
+                "certificates": [],
                 "created": self.clock.now,
             },
         )
@@ -106,6 +111,21 @@ class Directory(CliCase):
         self.run_mta("user", "set", "anna@acme.example", "--no-senders", "--resume")
         [user] = self.json("user", "list")
         self.assertEqual((user["senders"], user["suspended"]), ([], False))
+
+    def test_certificates(self) -> None:
+        self.build()
+        leaf = trustme.CA().issue_cert("anna@acme.example").cert_chain_pems[0]
+        known = x509.load_pem_x509_certificate(leaf.bytes()).fingerprint(SHA256()).hex()
+        words = ("user", "set", "anna@acme.example", "--certificate")
+        with leaf.tempfile() as path:
+            said = self.out(*words, path, "--certificate", "AB:" * 31 + "AB")
+        self.assertEqual(said[1:], [f"Certificate {known}", f"Certificate {'ab' * 32}"])
+        self.assertIn("no certificate that can be read", self.error(*words, __file__, code=1))
+        self.assertIn("is no SHA-256 fingerprint", self.error(*words, "x", code=1))
+        [user] = self.json("user", "list")
+        self.assertEqual(user["certificates"], [known, "ab" * 32])
+        self.run_mta("user", "set", "anna@acme.example", "--no-certificates")
+        self.assertEqual(self.json("user", "list")[0]["certificates"], [])
 
     def test_what_is_wrong_is_said(self) -> None:
         self.build()

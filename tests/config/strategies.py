@@ -30,6 +30,7 @@ _OF_KIND = {
     kinds.MaybeAddressPort: st.just("") | _ADDRESS_PORT,
     kinds.MaybeEndpoint: st.just("") | _ENDPOINT,
     kinds.MaybeMailbox: st.just("") | _DOMAIN.map(lambda domain: f"Post.Master@{domain}"),
+    kinds.Fingerprint: st.binary(min_size=32, max_size=32).map(bytes.hex),
     kinds.Server: _ADDRESS | _ADDRESS_PORT,
     kinds.DnsListText: _DOMAIN | _DOMAIN.map(lambda zone: f"{zone}=127.0.0.2/31,127.0.0.9*-2"),
     kinds.Port: st.integers(1, 65535),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import tempfile
 from ipaddress import ip_network
 from pathlib import Path
 from unittest import mock
 
+import trustme
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta import config
@@ -94,6 +96,18 @@ ERRORS: list[tuple[str, str, object, str, str]] = [
         "would show metrics, with customers' names, to other machines", "admin.public = true",
     ),
     ("[admin]\nlisten = '10.0.0.1:8025'", "admin.listen", "10.0.0.1:8025", "would show metrics", "127.0.0.1:8025"),
+    (
+        "[listen.a]\nclient_certificates = true\nclient_ca = '/no/such'", "listen.a.client_ca", "/no/such",
+        "cannot be read: No such file", "PEM",
+    ),
+    (
+        f"[listen.a]\nclient_certificates = true\nclient_ca = '{__file__}'", "listen.a.client_ca", __file__,
+        "has no certificate", "PEM",
+    ),
+    (
+        "[listen.a]\nrole = 'submission'\nport = 587\nclient_certificates = true\ntls = 'none'",
+        "listen.a.client_certificates", True, "asks for nothing without TLS", '"starttls"',
+    ),
     ("[tls]\ncertificate = '/x'", "tls.key", "", "is empty, but tls.certificate is set", "the private key"),
     ("[tls]\nkey = '/x'", "tls.certificate", "", "is empty, but tls.key is set", "name the file of the certificate"),
     *(
@@ -145,10 +159,22 @@ ERRORS: list[tuple[str, str, object, str, str]] = [
     ("[dns]\ntimeout = '0s'", "dns.timeout", "0s", "answers nothing", '"5s"'),
 ]  # fmt: skip
 
+_PEM = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115 - as long as the tests
+AUTHORITY = _PEM.name
+trustme.CA().cert_pem.write_to_path(AUTHORITY)
+
 WARNINGS: list[tuple[str, str, object, str, str]] = [
     ("hostname = 'mx1'\n" + PUBLIC, "hostname", "mx1", "is not a full domain name", "mx1.isp.example"),
     ("[listen.a]\nport = 465\ntls = 'implicit'", "listen.a.tls", "implicit", "not what other hosts speak", "starttls"),
     ("[listen.a]\nrole = 'submission'", "listen.a.port", 25, "is the port of mx", "write 587 or 465"),
+    (
+        "[listen.a]\nclient_certificates = true", "listen.a.client_certificates", True,
+        "serves nobody here until relay.certificates names some", "leave this out",
+    ),
+    (
+        f"[listen.a]\nclient_ca = '{AUTHORITY}'", "listen.a.client_ca", AUTHORITY,
+        "clients are not asked for a certificate", "client_certificates = true",
+    ),
     (
         LMTP + "address = ['10.0.0.1']", "listen.a.address", "10.0.0.1",
         "LMTP serves this machine alone until clients names networks", "clients =",
@@ -189,6 +215,8 @@ WARNINGS: list[tuple[str, str, object, str, str]] = [
 ]  # fmt: skip
 
 FINE = [
+    f"[listen.a]\nrole = 'submission'\nport = 587\nclient_certificates = true\nclient_ca = '{AUTHORITY}'",
+    f"[listen.a]\nclient_certificates = true\n[relay]\ncertificates = ['{'AB:' * 31}ab']",
     "",
     "hostname = 'a.example'\n" + PUBLIC,
     "[listen.a]\nrole = 'submission'\ntls = 'none'\nport = 587",

@@ -258,6 +258,26 @@ class Contract(_Case):
             with self.assertRaises(ValueError):
                 directory.set_user("anna@isp.example", **bad)
 
+    def test_certificates(self) -> None:
+        self.directory.add_user("cert@isp.example", "secret")
+        self.directory.add_user("other@isp.example", "secret")
+        one, two = "0a" * 32, "f" * 64
+        user = self.directory.set_user("cert@isp.example", certificates=(":".join(["0A"] * 32), two, two))
+        self.assertEqual(user.certificates, (one, two))
+        self.assertEqual(now(self.directory.certified(one)), user)
+        self.assertIsNone(now(self.directory.certified("b" * 64)))
+        self.assertIsNone(now(self.directory.certified("")))
+        self.assertRaises(ValueError, self.directory.set_user, "other@isp.example", certificates=(two,))
+        for bad in ("", "x" * 64, "a" * 40, "a" * 65):
+            self.assertRaises(ValueError, self.directory.set_user, "other@isp.example", certificates=(bad,))
+        self.assertEqual(self.directory.set_user("cert@isp.example", certificates=(one,)).certificates, (one,))
+        self.assertIsNone(now(self.directory.certified(two)))
+        self.directory.set_user("other@isp.example", certificates=(two,))
+        self.directory.set_user("cert@isp.example", suspended=True)
+        self.assertEqual(now(self.directory.certified(one)).address, "cert@isp.example")
+        self.directory.remove("user", "cert@isp.example")
+        self.assertIsNone(now(self.directory.certified(one)))
+
     def test_refused_additions(self) -> None:
         directory = self.directory
         for name in ("", "-", "a b", "a/b", "é", "a\n", "x" * 65, ".hidden", "a\0"):

@@ -72,6 +72,10 @@ class Twins(RuleBasedStateMachine):
     def set_user(self, address: str, senders: list[str]) -> None:
         self.both("set_user", address, senders=tuple(senders))
 
+    @rule(address=ADDRESSES, digits=st.lists(st.sampled_from("abc"), max_size=2))
+    def certify(self, address: str, digits: list[str]) -> None:
+        self.both("set_user", address, certificates=tuple(digit * 64 for digit in digits))
+
     @rule(address=ALIASES, ends=st.lists(ADDRESSES, max_size=3))
     def add_alias(self, address: str, ends: list[str]) -> None:
         self.both("add_alias", address, tuple(ends))
@@ -95,7 +99,16 @@ class Twins(RuleBasedStateMachine):
         assert users[0] == users[1], users
         if users[0] is not None and users[1] is not None:
             assert now(self.lmdb.may_send_as(users[0], sender)) == now(self.twin.may_send_as(users[1], sender))
+            for fingerprint in users[0].certificates:
+                assert now(self.lmdb.certified(fingerprint)) == now(self.twin.certified(fingerprint)) == users[0]
             assert now(self.lmdb.domain(users[0].address.rpartition("@")[2])) is not None
+
+    @invariant()
+    def certificates_are_their_users(self) -> None:
+        owners = {each: user for user in self.lmdb.entries("user") for each in user.certificates}
+        for fingerprint in ("a" * 64, "b" * 64, "c" * 64):
+            for directory in (self.lmdb, self.twin):
+                assert now(directory.certified(fingerprint)) == owners.get(fingerprint)
 
     @invariant()
     def same_entries(self) -> None:

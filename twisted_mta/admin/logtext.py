@@ -181,7 +181,8 @@ class TextFormat:
             )
         else:
             client = f"{_host(e.hostname)}[{printable(e.client)}]"
-            first = f"{stamp}{self._receiver(e.listener)}{e.id}: client={client}, session={e.session}\n"
+            shown = f", ccert_fingerprint={e.certificate}" if e.certificate else ""
+            first = f"{stamp}{self._receiver(e.listener)}{e.id}: client={client}{shown}, session={e.session}\n"
         named = inside(e.message_id.removeprefix("<").removesuffix(">"))
         queue = "queue active"
         if e.release:

@@ -65,6 +65,17 @@ def check(tls: Tls | Sni, hostname: str, user: str = "", table: str = "tls") -> 
         yield _warning(key, tls.key, wrong, f"make it readable for {user}, such as by its group")
 
 
+def authorities_flaw(file: str) -> str:
+    """What is wrong with a PEM file of authorities; "" when nothing is."""
+    try:
+        x509.load_pem_x509_certificates(Path(file).read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except ValueError:
+        return "has no certificate that can be read"
+    return ""
+
+
 def names_of(certificate: x509.Certificate) -> set[str]:
     """The domain names that a certificate is for, in lower case, wildcards too."""
     try:

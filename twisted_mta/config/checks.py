@@ -117,6 +117,7 @@ def _listeners(settings: Settings) -> Iterator[Problem]:
             yield _error(f"{key}.address", [], "is empty", 'write ["0.0.0.0", "::"] for all addresses')
         exposed = {address: exposure(address) for address in listener.address}
         yield from _unsafe_listener(key, listener, exposed)
+        yield from _client_certificates(key, listener, settings)
         yield from _proxies(key, listener)
         yield from _socket_owner(key, listener)
         if listener.role == "mx" and listener.tls == "implicit":
@@ -161,6 +162,23 @@ def _unsafe_listener(key: str, listener: Listener, exposed: dict[str, Exposure])
     for address in listener.address:
         if address.startswith(UNIX):
             yield _error(f"{key}.address", address, 'is for role "lmtp" alone', "name an IP address")
+
+
+def _client_certificates(key: str, listener: Listener, settings: Settings) -> Iterator[Problem]:
+    if listener.client_ca and (wrong := certificate.authorities_flaw(listener.client_ca)):
+        mend = "name a PEM file with the certificates of those who sign clients'"
+        yield _error(f"{key}.client_ca", listener.client_ca, wrong, mend)
+    if listener.client_ca and not listener.client_certificates:
+        wrong = "is set, but clients are not asked for a certificate"
+        yield _warning(f"{key}.client_ca", listener.client_ca, wrong, "write client_certificates = true")
+    if not listener.client_certificates:
+        return
+    if listener.tls == "none":
+        wrong = "asks for nothing without TLS"
+        yield _error(f"{key}.client_certificates", True, wrong, 'write tls = "starttls" or "implicit"')
+    elif listener.role == "mx" and not settings.relay.certificates:
+        wrong = "serves nobody here until relay.certificates names some"
+        yield _warning(f"{key}.client_certificates", True, wrong, "name them, or leave this out")
 
 
 def _lmtp(key: str, listener: Listener, outside: list[str]) -> Iterator[Problem]:

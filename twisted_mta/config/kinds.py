@@ -48,6 +48,7 @@ MaybeEndpoint = Annotated[
 ]
 MaybeMailbox = Annotated[str, Kind("mail address", units.canonical(units.parse_mailbox), "hostmaster@isp.example")]
 DnsListText = Annotated[str, Kind("DNS list", dns_lists.parse_dns_list, "zen.isp.example=127.0.0.2/31*2")]
+Fingerprint = Annotated[str, Kind("SHA-256 fingerprint", units.parse_fingerprint, "12:AB:…, 32 octets")]
 Server = Annotated[str, Kind("address or address:port", units.parse_server, "192.0.2.53")]
 
 Port = Annotated[int, Range(1, 65535)]

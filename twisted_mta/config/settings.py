@@ -8,7 +8,7 @@ must look like.
 
 from __future__ import annotations
 
-from typing import Literal, NewType
+from typing import Literal, NewType, get_args
 
 import attrs
 
@@ -17,6 +17,7 @@ from .kinds import (
     DnsListText,
     Domain,
     FileMode,
+    Fingerprint,
     ListenAddress,
     ListenPort,
     MaybeAddressPort,
@@ -64,6 +65,14 @@ class Listener:
     proxies: tuple[Network, ...] = ()
     """Networks of proxies, such as HAProxy's with "send-proxy-v2": a connection from there has to begin with a PROXY
     header, version 1 or 2, and is the client's that the header names.  Others are served as they are."""
+    client_certificates: bool = False
+    """Whether clients are asked to show a certificate under TLS, which none of them has to.  Users may log in with
+    theirs by EXTERNAL (RFC 4422), if it was registered with ``mta user set --certificate``, or ``client_ca`` vouches
+    for their address; with role "mx" ``relay.certificates`` may relay."""
+    client_ca: str = ""
+    """PEM file of the authorities that vouch for the mail addresses (subjectAltName) in clients' certificates: whoever
+    they certify is that user.  If it has revocation lists too, each authority in it needs one that is in force.  A
+    reload reads it again."""
     clients: tuple[Network, ...] = ()
     """Networks whose clients are served, others are refused with 554; empty: everybody, but with role "lmtp" this
     machine alone.  Who may open a Unix socket is up to its mode."""
@@ -299,7 +308,7 @@ class OAuth:
     do, so only introspection may leave it empty."""
     scopes: tuple[str, ...] = ()
     """What a token must allow ("scope", "scp"), all of these; shown to clients whose token does not."""
-    algorithms: tuple[Signature, ...] = ("RS256", "PS256", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+    algorithms: tuple[Signature, ...] = get_args(Signature)
     """jwt: the signatures that count."""
     user: str = "email"
     """The claim that names the user: an address that the directory has.  It must be one that users can't set for
@@ -348,6 +357,9 @@ class Relay:
 
     networks: tuple[Network, ...] = ()
     """Networks whose clients may relay without a password, such as "192.0.2.0/24"."""
+    certificates: tuple[Fingerprint, ...] = ()
+    """SHA-256 fingerprints of certificates whose holders may relay without a password, from wherever they come, over a
+    listener of role "mx" with ``client_certificates``.  Who signed one, and until when, makes no difference."""
     smarthost: MaybeHostPort = ""
     """"host:port" through which all relayed mail goes; empty: the MX of the recipient's domain."""
     port: Port = 25

@@ -270,6 +270,15 @@ def parse_mailbox(text: str) -> str:
     return f"{local}@{parse_domain(domain)}"
 
 
+def parse_fingerprint(text: str) -> str:
+    """A certificate's SHA-256 fingerprint, without colons and in lower case.  Raises :class:`UnitError`."""
+    plain = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        mend = 'write what "openssl x509 -noout -fingerprint -sha256 -in FILE" says'
+        raise UnitError("is no SHA-256 fingerprint", mend)
+    return plain
+
+
 def canonical(parse: Callable[[str], object]) -> Callable[[str], str]:
     """``parse`` as a function from text to canonical text, with "" for a setting that is not set."""
     return lambda text: str(parse(text)) if text else ""

@@ -242,6 +242,62 @@ class ProvenChecker:
         return user.address.encode()
 
 
+class ICertified(ICredentials):
+    """Somebody who has shown a certificate, and the key that belongs to it."""
+
+    username: bytes = Attribute("""Whom to act as, as the client gave it; empty: whoever it is.""")
+    fingerprint: str = Attribute("""The certificate's, as in :class:`~.interfaces.User`.""")
+    addresses: tuple[str, ...] = Attribute("""Mail addresses for which an authority vouches.""")
+
+
+@implementer(ICertified)
+@attrs.frozen
+class Certified:
+    """Made by :mod:`twisted_mta.smtp.authentication` of what TLS has shown."""
+
+    username: bytes
+    fingerprint: str
+    addresses: tuple[str, ...] = ()
+
+
+@implementer(ICredentialsChecker)
+class CertificateChecker:
+    """Finds the user whose certificate was shown.  One that is several users' needs to be told whom it is used for."""
+
+    credentialInterfaces = (ICertified,)
+
+    def __init__(self, directory: IDirectory) -> None:
+        self._directory = directory
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """See :class:`DirectoryChecker`."""
+        return ensureDeferred(self._check(credentials))
+
+    async def _check(self, credentials: Any) -> bytes:
+        users = await certified_users(self._directory, credentials.fingerprint, credentials.addresses)
+        if credentials.username:
+            wanted = _address(_text(credentials.username))
+            users = [user for user in users if lookup_key(user.address) == wanted]
+        if len(users) != 1:
+            raise UnauthorizedLogin
+        return users[0].address.encode()
+
+
+MAX_CERTIFIED = 16
+"""Addresses in one certificate that are looked at."""
+
+
+async def certified_users(directory: IDirectory, fingerprint: str, addresses: Iterable[str]) -> list[User]:
+    """The users that a certificate stands for: whom it was registered for, and those whose address it certifies."""
+    registered = await directory.certified(fingerprint)
+    users = {registered.address: registered} if registered is not None else {}
+    for address in tuple(addresses)[:MAX_CERTIFIED]:
+        user = await find_user(directory, address)
+        if user is not None:
+            users[user.address] = user
+    return list(users.values())
+
+
 class ScramKeys:
     """Finds users' SCRAM keys.  ``secret``: the directory's; see :meth:`~twisted_mta.wire.scram.Keys.made_up`."""
 
@@ -322,7 +378,8 @@ def make_portal(
     """The portal for all who log in: the directory's own passwords first (``own``, if that is made already), then
     ``extra_checkers`` in their order.  ``others`` check what is no password."""
     own = own or DirectoryChecker(directory, hasher, cache)
-    return Portal(MailRealm(directory), [CheckerChain((own,), extra_checkers), ProvenChecker(directory), *others])
+    chain = CheckerChain((own,), extra_checkers)
+    return Portal(MailRealm(directory), [chain, ProvenChecker(directory), CertificateChecker(directory), *others])
 
 
 def _text(words: bytes | str) -> str | None:

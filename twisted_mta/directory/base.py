@@ -77,6 +77,10 @@ class BaseDirectory(abc.ABC):
         """See :class:`~.interfaces.IDirectory`."""
         return self._view(lambda view: view.get(User, address_key(address)))
 
+    async def certified(self, fingerprint: str) -> User | None:
+        """See :class:`~.interfaces.IDirectory`."""
+        return self._view(lambda view: lookup.certified(view, fingerprint))
+
     async def may_send_as(self, user: User, sender: str) -> bool:
         """See :class:`~.interfaces.IDirectory`."""
         if sender == user.address:

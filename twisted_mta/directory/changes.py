@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .interfaces import Alias, Customer, Domain, User
+from .interfaces import Alias, Certificate, Customer, Domain, User
 from .lookup import Locality
 from .records import (
     KINDS,
@@ -29,6 +29,7 @@ from .records import (
     owned_key,
     record_key,
     user_address,
+    user_certificates,
     user_senders,
 )
 
@@ -84,17 +85,35 @@ def add_user(
 
 def set_user(change: Change, address: str, changes: dict[str, Any]) -> User:
     """Change a user: ``password_hash`` and ``scram`` (a new hash forgets the former keys), ``senders`` (all of them),
-    ``suspended``."""
+    ``suspended``, ``certificates`` (all of them)."""
     user = _require(change, User, user_address(address))
     scram = changes.pop("scram", "" if "password_hash" in changes else user.scram)
     password_hash = changes.pop("password_hash", user.password_hash)
     senders = user_senders(changes.pop("senders", user.senders))
     suspended = _flag("suspended", changes.pop("suspended", user.suspended))
+    certificates = user_certificates(changes.pop("certificates", user.certificates))
     _nothing_left("user", changes)
+    _certify(change, user, certificates)
     changed = msgspec.structs.replace(
-        user, password_hash=password_hash, scram=scram, senders=senders, suspended=suspended
+        user,
+        password_hash=password_hash,
+        scram=scram,
+        senders=senders,
+        suspended=suspended,
+        certificates=certificates,
     )
     return _replace(change, changed)
+
+
+def _certify(change: Change, user: User, certificates: tuple[str, ...]) -> None:
+    """Keep who is found by a certificate in step with what the user's record says."""
+    for fingerprint in certificates:
+        taken = change.get(Certificate, fingerprint.encode())
+        if taken is not None and taken.user != user.address:
+            raise ValueError(f"The certificate {fingerprint} is {taken.user}'s: take it from there first")
+        _replace(change, Certificate(name=fingerprint, user=user.address))
+    for fingerprint in set(user.certificates) - set(certificates):
+        change.delete(fingerprint.encode(), Certificate(name=fingerprint, user=user.address))
 
 
 def replace_hash(change: Change, address: str, old: str, new: str, scram: str = "") -> bool:
@@ -127,6 +146,8 @@ def remove(change: Change, kind: str, name: str) -> None:
     record: Record = _require(change, record_type, name)
     if belongings := _belongings(change, record):
         raise ValueError(f"{name} still has {belongings}: remove them first")
+    if isinstance(record, User):
+        _certify(change, record, ())
     change.delete(record_key(record), record)
 
 

@@ -40,10 +40,20 @@ class User(msgspec.Struct, frozen=True, kw_only=True, tag=1):
     created: float = 0.0
     scram: str = ""
     """The same password's SCRAM keys (:class:`~twisted_mta.wire.scram.Keys` as text); "": there are none."""
+    certificates: tuple[str, ...] = ()
+    """SHA-256 fingerprints of TLS certificates that prove to be this user, in lower-case hexadecimal."""
 
     def __repr__(self) -> str:
         """Without the hash, which has no place in a log or a traceback."""
         return f"User(address={self.address!r}, customer={self.customer!r}, suspended={self.suspended!r})"
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True, tag=1):
+    """Whose a certificate is: ``name`` is its fingerprint as in ``User.certificates``, ``user`` the address."""
+
+    name: str
+    user: str
+    customer: str = ""
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True, tag=1):
@@ -89,6 +99,9 @@ class IDirectory(Interface):
     async def user(address: str) -> User | None:
         """A user."""
 
+    async def certified(fingerprint: str) -> User | None:
+        """The user whom a TLS certificate was registered for; ``fingerprint`` is as in ``User.certificates``."""
+
     async def may_send_as(user: User, sender: str) -> bool:
         """Whether a user may use a sender address: their own (with any detail), an alias that delivers to them, or one
         of ``user.senders``.  The null sender is for servers: False (RFC 6409 §6.1)."""
@@ -114,7 +127,7 @@ class IDirectoryAdmin(IDirectory):
         """Add a user of an existing domain; the password is hashed with argon2id."""
 
     def set_user(address: str, **changes: Any) -> User:
-        """Change ``password``, ``senders`` or ``suspended`` of a user."""
+        """Change ``password``, ``senders``, ``suspended`` or ``certificates`` (fingerprints, all of them) of a user."""
 
     def replace_hash(address: str, old: str, new: str, scram: str = ...) -> bool:
         """Store ``new`` as the password hash of a user whose hash is still ``old``, and the same password's SCRAM keys

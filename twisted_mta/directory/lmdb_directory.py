@@ -25,7 +25,7 @@ from . import lookup
 from .base import BaseDirectory
 from .interfaces import Customer, Resolution, User
 from .passwords import hash_password
-from .records import KINDS, MAX_KEY, Change, R, Record, View, key_of, owned_key_of
+from .records import MAX_KEY, TABLES, Change, R, Record, View, key_of, owned_key_of
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class LmdbDirectory(BaseDirectory):
             raise
 
     def _open_tables(self) -> dict[type[Record] | str, Any]:
-        names: dict[type[Record] | str, str] = {record: kind for kind, record in KINDS.items()}
+        names: dict[type[Record] | str, str] = {record: kind for kind, record in TABLES.items()}
         names |= {"owned": "owned", "meta": "meta"}
         tables = {kind: self._env.open_db(name.encode()) for kind, name in names.items()}
         with self._env.begin(write=True, db=tables["meta"]) as txn:
@@ -249,7 +249,7 @@ class _Records:
 
 
 _decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in KINDS.values()
+    kind: msgspec.msgpack.Decoder(kind) for kind in TABLES.values()
 }
 
 

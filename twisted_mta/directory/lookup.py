@@ -9,7 +9,7 @@ import attrs
 
 from ..config.settings import Local
 from ..mail.address import detail_split, domain_of, lookup_key, parse_address, quote_local
-from .interfaces import Alias, Domain, Resolution, User
+from .interfaces import Alias, Certificate, Domain, Resolution, User
 from .records import View, address_key, domain_name
 
 POSTMASTER = "postmaster"
@@ -91,6 +91,12 @@ def _postmaster(locality: Locality, address: str, customer: str) -> Resolution:
     if locality.postmaster and locality.postmaster != address:
         return Resolution(kind="alias", targets=(locality.postmaster,), customer=customer)
     return Resolution(kind="mailbox", mailbox=address, customer=customer)
+
+
+def certified(view: View, fingerprint: str) -> User | None:
+    """Whom a certificate was registered for (see :class:`~.interfaces.IDirectory`)."""
+    found = view.get(Certificate, fingerprint.encode())
+    return view.get(User, address_key(found.user)) if found is not None else None
 
 
 def may_send_as(view: View, locality: Locality, user: User, sender: str) -> bool:

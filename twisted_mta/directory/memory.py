@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from ..config.settings import Local
 from .base import BaseDirectory
 from .passwords import hash_password
-from .records import KINDS, Change, R, Record, View, owned_key_of
+from .records import TABLES, Change, R, Record, View, owned_key_of
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class MemoryDirectory(BaseDirectory):
     ) -> None:
         super().__init__(settings, clock, hash_password, make_keys)
         self.secret = os.urandom(32)
-        self._tables = _Tables({kind: {} for kind in KINDS.values()}, [])
+        self._tables = _Tables({kind: {} for kind in TABLES.values()}, [])
 
     def _view(self, read: Callable[[View], T]) -> T:
         return read(self._tables)

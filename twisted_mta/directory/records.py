@@ -9,6 +9,7 @@ customer  name                                  -
 domain    domain                                customer NUL "domain" NUL key
 user      domain NUL local part                 customer NUL "user" NUL key
 alias     domain NUL local part, or domain NUL  customer NUL "alias" NUL key
+certific. fingerprint                           -
 ========  ====================================  =====================================
 
 All keys are in lower case.  The longest is 64 + 6 + 255 + 130 octets with its dividers, less than LMDB's 511.
@@ -23,14 +24,18 @@ from typing import Protocol, TypeVar
 import attrs
 
 from ..config.settings import Quota
+from ..config.units import UnitError, parse_fingerprint
 from ..mail.address import AddressError, canonical, canonical_domain, lookup_key
-from .interfaces import Alias, Customer, Domain, User
+from .interfaces import Alias, Certificate, Customer, Domain, User
 
-Record = Customer | Domain | User | Alias
-R = TypeVar("R", Customer, Domain, User, Alias)
+Record = Customer | Domain | User | Alias | Certificate
+R = TypeVar("R", Customer, Domain, User, Alias, Certificate)
 
 KINDS: dict[str, type[Record]] = {"customer": Customer, "domain": Domain, "user": User, "alias": Alias}
-NAMES: dict[type[Record], str] = {record: kind for kind, record in KINDS.items()}
+"""What operators add and remove."""
+TABLES: dict[str, type[Record]] = {**KINDS, "certificate": Certificate}
+"""All that is kept: certificates come and go with their users."""
+NAMES: dict[type[Record], str] = {record: kind for kind, record in TABLES.items()}
 LIMIT_NAMES = frozenset(field.name for field in attrs.fields(Quota))
 MAX_KEY = 511
 
@@ -147,6 +152,17 @@ def alias_targets(address: str, targets: Iterable[str]) -> tuple[str, ...]:
 def user_senders(senders: Iterable[str]) -> tuple[str, ...]:
     """Further senders of a user: addresses or "@domain", canonical and in lower case.  Raises ValueError."""
     return tuple(dict.fromkeys(alias_address(sender) for sender in senders))
+
+
+def user_certificates(fingerprints: Iterable[str]) -> tuple[str, ...]:
+    """SHA-256 fingerprints as they are kept, colons and upper case taken away, each once.  Raises ValueError."""
+    found: dict[str, None] = {}
+    for text in fingerprints:
+        try:
+            found[parse_fingerprint(text)] = None
+        except UnitError as error:
+            raise ValueError(f"{text!r} {error.wrong}: {error.mend}") from None
+    return tuple(found)
 
 
 def customer_limits(limits: dict[str, int | None]) -> dict[str, int | None]:

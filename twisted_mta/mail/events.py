@@ -119,6 +119,8 @@ class Accepted(Event, frozen=True, tag="accept"):
     deliver_by: float = 0.0
     by_mode: str = ""
     priority: int = 0
+    certificate: str = ""
+    """SHA-256 fingerprint of what the client has shown under TLS."""
 
 
 class Routed(Event, frozen=True, tag="route"):

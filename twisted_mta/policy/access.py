@@ -44,6 +44,8 @@ class AccessPolicy(Policy):
         customer = await self._directory.customer(user.customer) if user is not None else None
         if user is None or customer is None or user.password_hash != known.user.password_hash:
             return _CHANGED
+        if peer.mechanism == "EXTERNAL" and user.certificates != known.user.certificates:
+            return _CHANGED
         if user.suspended or customer.suspended:
             return _SUSPENDED
         if user is not known.user or customer is not known.customer:

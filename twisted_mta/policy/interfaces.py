@@ -21,6 +21,16 @@ UNKNOWN = "unknown"
 """Whose address is not known even to the host that speaks for it."""
 
 
+@attrs.frozen
+class ClientCertificate:
+    """What a client has shown in its TLS handshake: the SHA-256 fingerprint in lower-case hexadecimal; whether an
+    authority of ``listen.NAME.client_ca`` vouches for it (``trusted``), and if so for which mail addresses."""
+
+    fingerprint: str
+    trusted: bool = False
+    addresses: tuple[str, ...] = ()
+
+
 @attrs.define(slots=True)
 class Peer:
     """Who is connected, as far as is known; one for each session, owned by it.
@@ -33,7 +43,8 @@ class Peer:
     leads back to it, "unknown", or "" where that was not asked.  ``allowed``: on a DNS list of good senders.
     ``gateway``: its listener, of role lmtp, relays for all whom it serves.  ``claims``: it may say in XCLIENT for whom
     it speaks, and is no stranger.  ``proxy`` is the address of who did so, ``here`` where the client had connected to,
-    "" if that was not said.
+    "" if that was not said.  ``certificate`` is what the client has shown of itself under TLS;
+    ``certified``: it may be a user's, so that EXTERNAL is offered.
     """
 
     session: str
@@ -60,6 +71,8 @@ class Peer:
     claims: bool = False
     proxy: str = ""
     here: str = ""
+    certificate: ClientCertificate | None = None
+    certified: bool = False
 
     @property
     def guarded(self) -> bool:

@@ -9,7 +9,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from ..directory.auth import Proven
+from ..directory.auth import Certified, Proven, certified_users
 from ..directory.claims import TokenRefused
 from ..directory.interfaces import IMailAccount
 from ..directory.oauth import BearerToken
@@ -21,14 +21,16 @@ from ..wire.server import constant
 from .tls import channel_binding
 
 if TYPE_CHECKING:
+    from ..policy.interfaces import Peer
     from .server import MtaServer
 
-Claim = sasl.Credentials | sasl.Proven
+Claim = sasl.Credentials | sasl.Proven | sasl.Claimed
 """What an exchange comes to that the portal is asked about."""
 
 AUTHENTICATED = constant(235, "2.7.0", "Authenticated")
 DENIED = constant(535, "5.7.8", sasl.DENIED.text)
 DENIED_SCRAM = constant(535, "5.7.8", f"{sasl.DENIED.text}, or this account has to log in by PLAIN once")
+DENIED_CERTIFICATE = constant(535, "5.7.8", "The certificate that you have shown is not this user's")
 DENIED_TOKEN = constant(535, "5.7.8", "The token is not accepted, or not for this user: get a new one")
 TOKEN_TOO_WEAK = constant(535, "5.7.8", "The token does not allow to send mail here: get one with the right scope")
 NO_TOKEN = constant(535, "5.7.8", "A token is needed")
@@ -45,7 +47,21 @@ def offered(server: MtaServer) -> list[str]:
         usable |= {scram.NAME, scram.PLUS} if server.wire.tls == "up" else {scram.NAME}
     if factory.tokens:
         usable |= {oauth.OAUTHBEARER, oauth.XOAUTH2}
+    if server.peer.certified:
+        usable.add("EXTERNAL")
     return [name for name in factory.settings.submission.mechanisms if name in usable]
+
+
+async def identify(server: MtaServer) -> None:
+    """See whether the certificate that the client has shown may be a user's."""
+    peer, shown = server.peer, server.peer.certificate
+    if shown is None or server.wire.auth != "offered":
+        return
+    try:
+        found = await certified_users(server.factory.directory, shown.fingerprint, shown.addresses)
+        peer.certified = bool(found)
+    except MailError:
+        peer.certified = True  # AUTH will say that it can't be told just now
 
 
 def begin(server: MtaServer, command: c.Auth) -> None:
@@ -123,7 +139,7 @@ async def _bearer(server: MtaServer, bearer: oauth.Bearer) -> Reply:
         try:
             reply = await _admitted(server, bearer)
         except UnauthorizedLogin as error:
-            reply = _reason(error)
+            reply = _reason(error, bearer)
             if isinstance(error, TokenRefused):
                 status = error.status
             reply = await _denied(server, bearer.mechanism, bearer.username, reply)
@@ -139,15 +155,15 @@ async def _login(server: MtaServer, credentials: Claim) -> Reply:
     try:
         return await _admitted(server, credentials)
     except UnauthorizedLogin as error:
-        return await _denied(server, credentials.mechanism, credentials.username, _reason(error))
+        return await _denied(server, credentials.mechanism, credentials.username, _reason(error, credentials))
 
 
-def _reason(error: UnauthorizedLogin) -> Reply:
+def _reason(error: UnauthorizedLogin, credentials: Claim | oauth.Bearer) -> Reply:
     if isinstance(error, MailError):
         return error.reply
     if isinstance(error, TokenRefused):
         return TOKEN_TOO_WEAK if error.status == "insufficient_scope" else DENIED_TOKEN
-    return DENIED
+    return DENIED_CERTIFICATE if isinstance(credentials, sasl.Claimed) else DENIED
 
 
 async def _admitted(server: MtaServer, credentials: Claim | oauth.Bearer) -> Reply:
@@ -156,7 +172,7 @@ async def _admitted(server: MtaServer, credentials: Claim | oauth.Bearer) -> Rep
     portal = factory.portal
     assert portal is not None
     try:
-        _, account, leave = await portal.login(_for_cred(credentials), peer, IMailAccount)
+        _, account, leave = await portal.login(_for_cred(credentials, peer), peer, IMailAccount)
     except UnauthorizedLogin:
         raise
     except Exception as error:
@@ -190,12 +206,16 @@ def tell(server: MtaServer) -> None:
     )
 
 
-def _for_cred(credentials: Claim | oauth.Bearer) -> Any:
+def _for_cred(credentials: Claim | oauth.Bearer, peer: Peer) -> Any:
     if isinstance(credentials, oauth.Bearer):
         return BearerToken(credentials.username, credentials.token)
     username = credentials.username.encode()
     if isinstance(credentials, sasl.Proven):
         return Proven(username)
+    if isinstance(credentials, sasl.Claimed):
+        shown = peer.certificate
+        assert shown is not None
+        return Certified(username, shown.fingerprint, shown.addresses)
     return UsernamePassword(username, credentials.password)
 
 

@@ -92,7 +92,7 @@ class MtaServerFactory(SMTPFactory):
         self.domain = settings.hostname.encode("ascii")
         words = "LMTP" if self.lmtp else settings.smtp.banner or "ESMTP"
         self.greeting = Reply(220, "", f"{settings.hostname} {words}")
-        self.hello_replies: dict[tuple[bool, str, str, bool, int], Reply] = {}
+        self.hello_replies: dict[tuple[bool, str, str, bool, bool, int], Reply] = {}
 
     def serves(self, address: str) -> bool:
         """Whether a client with this address is served at all (``listen.NAME.clients``)."""

@@ -339,6 +339,7 @@ class Inbound:
             mechanism=peer.mechanism,
             hostname=peer.hostname,
             requiretls=requiretls,
+            certificate=peer.certificate.fingerprint if peer.certificate is not None else "",
         )
         if handling is not None:
             accepted = msgspec.structs.replace(

@@ -150,7 +150,10 @@ class MtaServer(ESMTP):
 
     def handshakeCompleted(self) -> None:
         """TLS is up."""
-        self.peer.tls = tls_facts(self.transport.getHandle())
+        handle = self.transport.getHandle()
+        self.peer.tls = tls_facts(handle)
+        if self.factory.tls is not None:
+            self.peer.certificate = self.factory.tls.shown(handle)
         self.deadline = self.factory.clock.seconds() + self.factory.settings.smtp.timeout
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -411,7 +414,7 @@ class MtaServer(ESMTP):
         """The reply to HELO, or to EHLO with what is offered just now."""
         known = self.factory.hello_replies
         dated = handling.stale(self.factory.settings, self.peer.role, self.factory.clock.seconds())
-        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient, dated)
+        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient, self.peer.certified, dated)
         reply = known.get(key)
         if reply is None:
             for old in [old for old in known if old[-1] != dated]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from cryptography import x509
@@ -30,6 +30,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from ..config.certificate import names_of
+from ..policy.interfaces import ClientCertificate
+from .client_certificates import Judge, read_authorities
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!eNULL:!PSK:!SRP:!DSS:!MD5"
 _MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
@@ -52,11 +54,12 @@ def _context(method: int, minimum: str) -> SSL.Context:
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
-def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.Context:
+def server_context(certificate: bytes, key: bytes, minimum: str = "1.2", judge: Judge | None = None) -> SSL.Context:
     """A context that shows ``certificate`` (PEM, our own first, then its chain) and has the private ``key`` (PEM).
 
     Both may hold several pairs, one behind the other: the first is shown unless a client asks for a name that another
-    is for (SNI, RFC 6066 §3).  Raises :class:`TlsError` when one is not what it should be, or two do not match.
+    is for (SNI, RFC 6066 §3).  ``judge`` asks for the client's.  Raises :class:`TlsError` when one is not what it
+    should be, or two do not match.
     """
     try:
         chain = x509.load_pem_x509_certificates(certificate)
@@ -67,6 +70,9 @@ def server_context(certificate: bytes, key: bytes, minimum: str = "1.2") -> SSL.
         raise TlsError("the certificate or its key is not valid PEM") from None
     chains = _chains(chain, keys)
     contexts = [_one(*pair, minimum) for pair in zip(chains, keys, strict=True)]
+    if judge is not None:
+        for context in contexts:
+            judge.ask(context)
     first = contexts[0]
     if len(contexts) > 1:
         named = {name: context for own, context in zip(chains, contexts, strict=True) for name in names_of(own[0])}
@@ -119,18 +125,59 @@ class ServerTls:
     """What the server shows in a handshake, both as PEM, one pair or several (see :func:`server_context`);
     :meth:`load` changes it in place.
 
-    ``minimum`` is "1.2" or "1.3".  Give it to ``startTLS`` or ``TLSMemoryBIOFactory``.  Raises :class:`TlsError`.
+    ``minimum`` is "1.2" or "1.3".  ``authorities`` is None to ask clients for nothing, else the file of those that
+    may vouch for them, "" for none (see :mod:`.client_certificates`).  Give it to ``startTLS`` or
+    ``TLSMemoryBIOFactory``.  Raises :class:`TlsError`.
     """
 
-    def __init__(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> None:
-        self._context = server_context(certificate, key, minimum)
+    def __init__(self, certificate: bytes, key: bytes, minimum: str = "1.2", authorities: str | None = None) -> None:
+        self._authorities = authorities
+        self._asking: list[ServerTls] = []
+        self._pair = certificate, key, minimum
+        self._judge, self._context = self._made()
+
+    def _made(self) -> tuple[Judge | None, SSL.Context]:
+        judge = None
+        if self._authorities is not None:
+            try:
+                judge = Judge(read_authorities(self._authorities))
+            except (OSError, ValueError) as error:
+                raise TlsError(f"{self._authorities} has no certificates of authorities in it: {error}") from None
+        return judge, server_context(*self._pair, judge)
+
+    def asking(self, authorities: str) -> ServerTls:
+        """One that shows the same, also after :meth:`load`, and asks clients for theirs.  Raises :class:`TlsError`."""
+        one = ServerTls(*self._pair, authorities)
+        self._asking.append(one)
+        return one
+
+    def prepare(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> Callable[[], None]:
+        """What has connections from now on shown another certificate, and all files of authorities read again.
+
+        Sessions that exist are not touched.  Raises :class:`TlsError`; then all stays as it is.
+        """
+        others = [one.prepare(certificate, key, minimum) for one in self._asking]
+        before, self._pair = self._pair, (certificate, key, minimum)
+        try:
+            made = self._made()
+        finally:
+            self._pair = before
+
+        def apply() -> None:
+            self._pair = certificate, key, minimum
+            self._judge, self._context = made
+            for other in others:
+                other()
+
+        return apply
 
     def load(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> None:
-        """Show another certificate to connections from now on.
+        """What :meth:`prepare` prepares, at once."""
+        self.prepare(certificate, key, minimum)()
 
-        Sessions that exist are not touched.  Raises :class:`TlsError`; then the old one stays in use.
-        """
-        self._context = server_context(certificate, key, minimum)
+    def shown(self, connection: object) -> ClientCertificate | None:
+        """The certificate that the client of a connection that is up has shown."""
+        return self._judge.shown(connection) if self._judge is not None else None
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See ``IOpenSSLServerConnectionCreator``."""

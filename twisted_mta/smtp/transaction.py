@@ -14,7 +14,7 @@ from ..policy.interfaces import Transaction
 from ..wire import commands as c
 from ..wire.content import too_large
 from ..wire.server import constant
-from . import handling
+from . import authentication, handling
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -54,6 +54,8 @@ async def hello(server: MtaServer, command: c.Hello) -> Reply:
     forget(server)
     server.peer.helo = command.name
     server.peer.esmtp = command.extended
+    if server.peer.certificate is not None:
+        await authentication.identify(server)
     return server.hello_reply(command.extended)
 
 

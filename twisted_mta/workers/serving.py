@@ -51,7 +51,7 @@ class Serving:
         self._reactor = reactor
         self._fair = fair
         self._ports: list[Any] = []
-        self._prepared: tuple[Settings, PairBytes, Prepared] | None = None
+        self._prepared: tuple[Settings, Callable[[], None] | None, Prepared] | None = None
         self.metrics = Metrics()
         self.tls = ServerTls(*pair, settings.tls.minimum) if pair is not None else None
         self.event_log = EventLog(settings.log, settings.hostname, reactor=reactor)
@@ -77,19 +77,20 @@ class Serving:
 
     async def prepare(self, settings: Settings, pair: PairBytes) -> None:
         """Everything of a reload that may fail; raises what it does.  :meth:`commit` or :meth:`abandon` follows."""
+        certificate: Callable[[], None] | None = None
         if pair is not None and self.tls is not None:
-            ServerTls(*pair, settings.tls.minimum)
-        self._prepared = (settings, pair, self.parts.prepare(settings))
+            certificate = self.tls.prepare(*pair, settings.tls.minimum)
+        self._prepared = (settings, certificate, self.parts.prepare(settings))
 
     async def commit(self) -> None:
         """Take over what was prepared.  No session is closed."""
         if self._prepared is None:
             return
-        (settings, pair, prepared), self._prepared = self._prepared, None
+        (settings, certificate, prepared), self._prepared = self._prepared, None
         self.parts.apply(settings, prepared)
         self.event_log.reconfigure(settings.log)
-        if self.tls is not None and pair is not None:
-            self.tls.load(*pair, settings.tls.minimum)
+        if certificate is not None:
+            certificate()
 
     async def abandon(self) -> None:
         """Forget what was prepared."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 import click
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from ...config.settings import Quota
 from ...config.units import UnitError, parse_size
@@ -298,20 +301,49 @@ def user_passwd(context: Context, address: str, **source: bool) -> None:
 @click.option("--sender", "senders", metavar="ADDRESS", multiple=True,
               help="What the user may also send as; replaces all that were given before; may be repeated.")  # fmt: skip
 @click.option("--no-senders", is_flag=True, help="Only the user's own address.")
+@click.option("--certificate", "certificates", metavar="FILE", multiple=True,
+              help="A TLS certificate (PEM), or its SHA-256 fingerprint, to log in with by EXTERNAL; replaces all that"
+                   " were given before; may be repeated.")  # fmt: skip
+@click.option("--no-certificates", is_flag=True, help="None is this user's any more.")
 @pass_context
 def user_set(
-    context: Context, address: str, suspended: bool | None, senders: tuple[str, ...], no_senders: bool
+    context: Context,
+    address: str,
+    suspended: bool | None,
+    senders: tuple[str, ...],
+    no_senders: bool,
+    certificates: tuple[str, ...],
+    no_certificates: bool,
 ) -> None:
-    """Suspend a user, or change what the user may send as."""
+    """Suspend a user, change what the user may send as, or the certificates to log in with."""
     changes: dict[str, Any] = {}
     if suspended is not None:
         changes["suspended"] = suspended
     if senders or no_senders:
         changes["senders"] = () if no_senders else senders
+    if certificates or no_certificates:
+        changes["certificates"] = () if no_certificates else tuple(map(_fingerprint, certificates))
     if not changes:
-        raise click.UsageError("Nothing to change: give --suspend, --resume, --sender or --no-senders.")
+        options = "--suspend, --resume, --sender, --no-senders, --certificate or --no-certificates"
+        raise click.UsageError(f"Nothing to change: give {options}.")
     record = changed(lambda: context.directory().set_user(address, **changes), "user", address)
-    context.say(public(record), lambda: f"User {record.address} changed.")
+
+    def lines() -> list[str]:
+        shown = [f"Certificate {fingerprint}" for fingerprint in record.certificates] if certificates else []
+        return [f"User {record.address} changed.", *shown]
+
+    context.say(public(record), lines)
+
+
+def _fingerprint(given: str) -> str:
+    """That of a PEM file's first certificate; what is no file is one already, or nothing."""
+    path = Path(given)
+    try:
+        if not path.is_file():
+            return given
+        return x509.load_pem_x509_certificates(path.read_bytes())[0].fingerprint(SHA256()).hex()
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{given} has no certificate that can be read: {error}") from None
 
 
 @user.command("list")
