@@ -12,6 +12,7 @@ import msgspec
 from ..config.settings import Settings
 from ..mail.envelope import Delivery, Message
 from ..queue.interfaces import NewDelivery
+from .deadlines import Deadlines
 from .lanes import Destination, Entry, Gate, Turns, WaitingLane
 
 FRESH = 20_000
@@ -68,6 +69,7 @@ class ActiveQueue:
         self._destinations: dict[str, Destination] = {}
         self._idle: dict[str, Destination] = {}
         self._empty: set[WaitingLane] = set()
+        self.deadlines = Deadlines(self.waits)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over changed limits."""
@@ -144,10 +146,16 @@ class ActiveQueue:
         self.octets += octets
         if fresh:
             self.fresh += 1
+        if message.handling is not None:
+            self.deadlines.add(entry, len(self.entries))
         lane.push(entry)
         if not lane.queued:
             lane.destination.turns.add(lane)
         return entry
+
+    def waits(self, entry: Entry) -> bool:
+        """Whether an entry is here and its attempt has not begun."""
+        return not entry.started and self.entries.get((entry.delivery.id, entry.delivery.destination)) is entry
 
     def release(self, entry: Entry) -> None:
         """Its content is not needed any more."""

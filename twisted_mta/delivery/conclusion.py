@@ -21,7 +21,7 @@ from .interfaces import Result
 from .lanes import Entry
 from .reroute import Rerouted
 from .retry import RetryPolicy
-from .settlement import Verdict, bounced, judge, named
+from .settlement import Verdict, all_recipients, bounced, judge, named, out_of_time
 from .settler import Ended, Settler
 
 
@@ -52,7 +52,31 @@ class Conclusions:
 
     def attempted(self, entry: Entry, results: Sequence[Result], now: float, not_before: float = 0.0) -> None:
         """An attempt ended with these results, one for each recipient."""
-        verdict = judge(
+        verdict = self._judge(entry, results, now, not_before)
+        remaining = () if verdict.remaining is None else (verdict.remaining,)
+        self._conclude(entry, verdict, remaining, verdict.events, now)
+
+    def out_of_time(self, entry: Entry, now: float) -> None:
+        """There was no attempt, and RFC 2852's time is over: what is to be returned is, of the rest the sender is told
+        and it goes on as it was."""
+        entry.started = now
+        delivery = entry.delivery
+        results = all_recipients(delivery.recipients, out_of_time(delivery))
+        verdict = self._judge(entry, results, now)
+        if verdict.remaining is None:
+            self._conclude(entry, verdict, (), verdict.events, now)
+            return
+        back = msgspec.structs.replace(
+            delivery,
+            next_attempt=now,
+            attempts=delivery.attempts - 1,
+            warned=verdict.remaining.warned,
+            overdue=verdict.remaining.overdue,
+        )
+        self._conclude(entry, verdict, (back,), (), now)
+
+    def _judge(self, entry: Entry, results: Sequence[Result], now: float, not_before: float = 0.0) -> Verdict:
+        return judge(
             entry.message,
             entry.delivery,
             results,
@@ -62,8 +86,6 @@ class Conclusions:
             delay_warning=self._delay_warning,
             not_before=not_before,
         )
-        remaining = () if verdict.remaining is None else (verdict.remaining,)
-        self._conclude(entry, verdict, remaining, verdict.events, now)
 
     def reroute(self, entry: Entry, rerouted: Rerouted, now: float) -> None:
         """There was no attempt: the recipients go elsewhere now, or nowhere."""

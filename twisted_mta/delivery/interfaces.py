@@ -21,7 +21,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     agent's own word for the place; ``remote``: the reply's text is the remote's (RFC 3464 §2.3.6 Diagnostic-Code
     smtp) and not ours.  ``file`` is the Maildir file's path.  ``reused``: on a connection opened for earlier mail.
     ``action`` is what a 2yz means: in the mailbox; given to a next hop that sends no reports of success (RFC 3461
-    §5.2.2); or to one that has to send them now (§5.2.1).
+    §5.2.2); or to one that has to send them now (§5.2.1).  ``timed``: the next hop sees to RFC 2852's time now.
     """
 
     recipient: Recipient
@@ -34,6 +34,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     reused: bool = False
     seconds: float = 0.0
     action: Literal["delivered", "relayed", "passed"] = "delivered"
+    timed: bool = False
 
 
 class IContent(Interface):

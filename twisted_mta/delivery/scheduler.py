@@ -34,7 +34,7 @@ from .lanes import Entry
 from .pace import Pace
 from .reroute import Rerouted, reroute
 from .retry import RetryPolicy
-from .settlement import all_recipients, connection_failed, suspended
+from .settlement import all_recipients, connection_failed, must_return, suspended
 from .settler import Ended, Settler
 from .shares import Shares, Tell
 
@@ -157,7 +157,7 @@ class Scheduler:
                 return
         active = self.active
         self._pace.arrived(self._clock.seconds())
-        customer, priority = new.lane_customer, message.priority
+        customer, priority, overdue = new.lane_customer, message.priority, message.came_late
         for part in new.deliveries:
             delivery = Delivery(
                 id=message.id,
@@ -167,6 +167,7 @@ class Scheduler:
                 next_attempt=new.next_attempt,
                 attempts=1,
                 priority=priority,
+                overdue=overdue,
             )
             lane = active.destination(part.destination).lane(customer, priority)
             active.admit(message, delivery, content, lane, fresh=True, generation=self._generation, octets=octets)
@@ -212,6 +213,8 @@ class Scheduler:
                 for destination in self.active:  # an operator who says "retry" means it
                     destination.probe_at = min(destination.probe_at, now)
             self.active.sweep()
+            for entry in self.active.deadlines.over(now):
+                self._conclusions.out_of_time(entry, now)
             self._ticks += 1
             if self._ticks % WATCH == 0:
                 self._watch(now)
@@ -264,11 +267,16 @@ class Scheduler:
                 if taken is None:
                     break
                 entry, attempt = taken
-                if entry.generation != self._generation and not self._wanted(entry):
+                if entry.started:  # its time was over while it waited
+                    entry.lane.destination.unpark()
+                elif entry.generation != self._generation and not self._wanted(entry):
                     self._back(entry, now)  # on hold it stays so, removed it stays away
                     entry.lane.destination.unpark()
                 elif not self.shares.ours(entry.delivery.destination):  # it has gone over to another process
                     self._back(entry, now)
+                    entry.lane.destination.unpark()
+                elif must_return(entry.message, now):
+                    self._conclusions.out_of_time(entry, now)
                     entry.lane.destination.unpark()
                 elif attempt:
                     self._begin(entry, now)

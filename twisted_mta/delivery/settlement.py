@@ -1,7 +1,7 @@
 """What becomes of a delivery after an attempt.  Pure: results in, recipients that stay and events out.
 
 Source: RFC 5321 §4.5.4 (retry, give up), §6.1 (notify the sender), RFC 3463 (status codes),
-RFC 3461 §5.2 (who is told of a success).
+RFC 3461 §5.2 (who is told of a success), RFC 2852 §4.1 (what is to be delivered by a time).
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def judge(
     ``began`` is when it began, ``now`` when it ended.  ``not_before``: a deferred delivery is not tried again earlier,
     for destinations that are known to be dead; the lifetime's end holds all the same.
     """
-    if len(results) == 1 and results[0].reply.positive and not results[0].recipient.notify:  # nearly always
+    handling = message.handling
+    # Nearly always:
+    if len(results) == 1 and handling is None and results[0].reply.positive and not results[0].recipient.notify:
         return Verdict(None, (_outcome(Delivered, message, delivery, results[0], now, file=results[0].file),))
     events: list[HistoryEvent] = []
     failed: list[tuple[Result, Failure]] = []
@@ -72,8 +74,11 @@ def judge(
     for result in results:
         if result.reply.positive:
             events.append(_outcome(Delivered, message, delivery, result, now, file=result.file))
-            if message.sender and result.recipient.notify and result.recipient.wants("SUCCESS"):
+            wanted = bool(message.sender and result.recipient.notify and result.recipient.wants("SUCCESS"))
+            if wanted:
                 succeeded[result.action].append(_failure(result, now))
+            if _traced(message, result) and not (wanted and result.action == "relayed"):
+                succeeded["relayed"].append(_failure(result, now, unasked=True))
         elif result.reply.permanent:
             failed.append((result, _failure(result, now)))
         else:
@@ -86,14 +91,17 @@ def judge(
         failed.extend((result, _failure(result, now, expired=True)) for result in deferred)
         return Verdict(None, tuple(events), tuple(failed), False, (), *told)
     due = min(max(due, not_before), message.expires)
+    over = False
+    if handling is not None and handling.by_mode == "N" and not delivery.overdue:
+        over = now >= handling.deliver_by
+        due = due if over else min(due, handling.deliver_by)
     events.extend(_outcome(Deferred, message, delivery, result, now, next_attempt=due) for result in deferred)
     last = deferred[-1]
+    late = bool(delay_warning) and not delivery.warned and message.age(now) >= delay_warning
     warn = bool(
-        delay_warning
-        and not delivery.warned
+        (late or over)
         and message.sender
         and message.kind != "dsn"
-        and message.age(now) >= delay_warning
         and any(result.recipient.wants("DELAY") for result in deferred)
     )
     remaining = msgspec.structs.replace(
@@ -106,9 +114,10 @@ def judge(
         last_host=last.host,
         warned=delivery.warned or warn,
         deaths=0,
+        overdue=delivery.overdue or over,
     )
-    late = tuple(_failure(result, now) for result in deferred) if warn else ()
-    return Verdict(remaining, tuple(events), tuple(failed), warn, late, *told)
+    tardy = tuple(_failure(result, now, late=over) for result in deferred) if warn else ()
+    return Verdict(remaining, tuple(events), tuple(failed), warn, tardy, *told)
 
 
 def bounced(
@@ -166,13 +175,38 @@ def suspended(reason: str) -> Reply:
     return Reply(451, "4.4.1", f"Delivery suspended after repeated failures, the last: {words}")
 
 
-def _failure(result: Result, now: float, *, expired: bool = False) -> Failure:
+def must_return(message: Message, now: float) -> bool:
+    """Whether a message is to be returned, and not tried any more, because its time is over (RFC 2852 §4.1)."""
+    handling = message.handling
+    return handling is not None and handling.by_mode == "R" and now >= handling.deliver_by
+
+
+def out_of_time(delivery: Delivery) -> Reply:
+    """What is said of a delivery that has waited beyond RFC 2852's time."""
+    last = f"; the last answer: {printable(delivery.last_reply, 300)}" if delivery.last_reply else ""
+    return Reply(451, "4.4.7", f"The time by which it had to be delivered is over{last}")
+
+
+def _traced(message: Message, result: Result) -> bool:
+    """Whether the sender hears that a message was relayed, by RFC 2852 §4.1.4 and §4.2: of each relay where it asked
+    for that, and of those that do not see to its time."""
+    handling = message.handling
+    if handling is None or not message.sender or message.kind == "dsn" or result.action == "delivered":
+        return False
+    return handling.trace or (handling.by_mode == "N" and not result.timed)
+
+
+def _failure(
+    result: Result, now: float, *, expired: bool = False, late: bool = False, unasked: bool = False
+) -> Failure:
     return Failure(
         recipient=result.recipient,
         reply=result.reply,
         host=result.host,
         remote=result.remote,
         expired=expired,
+        late=late,
+        unasked=unasked,
         last_attempt=now,
     )
 

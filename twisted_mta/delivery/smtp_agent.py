@@ -27,7 +27,7 @@ from ..smtp.client import MtaClient, SessionError
 from ..smtp.client_factory import MtaClientFactory
 from ..smtp.tls import ClientTls, TlsError, VerifiedTls, client_context, verifying_context
 from ..wire.client import ClientConnection
-from ..wire.exchange import NO_REQUIRETLS, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from ..wire.exchange import NO_REQUIRETLS, By, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
 from .dns import IResolver
 from .interfaces import IContent, IDeliveryAgent, Job, Result
 from .mx import Hops, NextHops, Target
@@ -50,6 +50,7 @@ class _Spot(msgspec.Struct, frozen=True):
     tls: str = ""
     reused: bool = False
     dsn: bool = False
+    timed: bool = False
 
 
 _NOWHERE = _Spot()
@@ -161,6 +162,7 @@ class _Agent:
                 reused=spot.reused,
                 seconds=seconds,
                 action="passed" if spot.dsn else self._action,
+                timed=spot.timed,
             )
             for recipient, (outcome, spot) in zip(job.delivery.recipients, _decided(attempt), strict=True)
         ]
@@ -184,7 +186,7 @@ class _Agent:
         group = attempt.pending[: min(self._together, client.recipients_max or self._together)]
         client.deadline = attempt.deadline
         finished = await self._transfer(attempt, client, group)
-        spot = _Spot(client.place, client.host, client.tls, reused, client.dsn)
+        spot = _Spot(client.place, client.host, client.tls, reused, client.dsn, client.deliver_by)
         if finished.lost and not finished.dot_sent:
             self._lost(attempt, group, finished, spot)
         else:
@@ -209,6 +211,10 @@ class _Agent:
         wishes: tuple[tuple[str, str], ...] = ()
         if client.dsn and any(recipients[index].notify or recipients[index].orcpt for index in group):
             wishes = tuple([(recipients[index].notify, recipients[index].orcpt) for index in group])
+        by: By | None = None
+        handling = message.handling
+        if handling is not None and handling.deliver_by:
+            by = By(handling.deliver_by - self._reactor.seconds(), handling.by_mode, handling.trace)
         transfer = Transfer(
             message.sender,
             addresses,
@@ -220,6 +226,8 @@ class _Agent:
             message.utf8,
             binary,
             attempt.policy == "require" and bool(client.tls),
+            by,
+            message.priority,
         )
         return await client.send(transfer, content)
 

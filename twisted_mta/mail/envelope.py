@@ -94,6 +94,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
         """RFC 6710's, from -9 to 9; 0 is the usual one."""
         return 0 if self.handling is None else self.handling.priority
 
+    @property
+    def came_late(self) -> bool:
+        """Whether RFC 2852's time was over on receipt: then who sent it on has told the sender (§4.1.4 there)."""
+        return self.handling is not None and 0 < self.handling.deliver_by <= self.arrived
+
     def age(self, now: float) -> float:
         """Seconds since it may be delivered: since its arrival, or its release where the sender has put that off."""
         release = 0.0 if self.handling is None else self.handling.release

@@ -50,11 +50,7 @@ def deliveries_of(new: NewMessage, owner: int = 0) -> list[Delivery]:
     """The deliveries that a new message begins with; ``owner`` has those that are armed in its memory."""
     message = new.message
     owner = owner if new.armed else 0
-    release, overdue = None, False
-    if message.handling is not None:
-        release = message.handling.release or None
-        # RFC 2852 §4.1.4: a time that was over on receipt has been told of by who sent it on.
-        overdue = 0 < message.handling.deliver_by <= message.arrived
+    release = None if message.handling is None else message.handling.release or None
     return [
         Delivery(
             id=message.id,
@@ -65,7 +61,7 @@ def deliveries_of(new: NewMessage, owner: int = 0) -> list[Delivery]:
             owner=owner,
             priority=message.priority,
             release=release,
-            overdue=overdue,
+            overdue=message.came_late,
         )
         for part in _merged(new)
     ]

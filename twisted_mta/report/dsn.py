@@ -48,7 +48,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """What is reported of one recipient, which for some kinds of report is no failure.
 
     ``host`` and ``remote`` are as in an agent's result: who spoke, and whether ``reply`` is the remote's own.
-    ``expired``: it is given up because the lifetime is over.  ``last_attempt`` is seconds since the epoch.
+    ``expired``: it is given up because the lifetime is over.  ``late``: it is told of because RFC 2852's time is.
+    ``unasked``: NOTIFY need not ask for the report, and only forbids it with NEVER.  ``last_attempt`` is seconds since
+    the epoch.
     """
 
     recipient: Recipient
@@ -56,6 +58,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     remote: bool = False
     expired: bool = False
+    late: bool = False
+    unasked: bool = False
     last_attempt: float = 0.0
 
 
@@ -174,6 +178,10 @@ def _human(notice: Notice) -> bytes:
         lines += _wrap(f"Subject: {subject}", "    ")
     lines.append(f"    Received: {formatdate(message.arrived)}")
     lines.append(f"    Queue ID: {message.id}")
+    if message.handling is not None and message.handling.release:
+        lines.append(f"    To be sent: {formatdate(message.handling.release)}, as you asked")
+    if message.handling is not None and message.handling.deliver_by:
+        lines.append(f"    To be delivered by: {formatdate(message.handling.deliver_by)}, as you asked")
     for failure in notice.failures:
         lines += ["", f"<{_original(failure.recipient)}>"]
         if _original(failure.recipient) != failure.recipient.address:
@@ -199,6 +207,11 @@ def _status(notice: Notice) -> bytes:
     envelope_id = decode_envid(notice.message.envid) if notice.message.envid else None
     if envelope_id is not None:  # RFC 3464 §2.2.1
         lines[:0] = [f"Original-Envelope-Id: {envelope_id}"]
+    handling = notice.message.handling
+    if handling is not None and handling.deliver_by:  # RFC 2852 §5
+        lines.append(f"Deliver-By-Date: {formatdate(handling.deliver_by)}")
+    if handling is not None and handling.request:  # RFC 4865 §7
+        lines.append(f"Future-Release-Request: {handling.request}")
     for failure in notice.failures:
         reply = failure.reply
         lines.append("")
@@ -220,9 +233,9 @@ def _status(notice: Notice) -> bytes:
 
 
 def status_of(failure: Failure) -> str:
-    """The Status of a recipient: its reply's, or "delivery time expired" (RFC 3463 §3.5)."""
-    if failure.expired:
-        return "5.4.7"
+    """The Status of a recipient: its reply's, or "delivery time expired" (RFC 3463 §3.5, RFC 2852 §4.1)."""
+    if failure.expired or failure.late:
+        return "5.4.7" if failure.expired else "4.4.7"
     status = failure.reply.status
     return status if re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", status) else f"{failure.reply.code // 100}.0.0"
 

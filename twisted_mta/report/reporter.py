@@ -52,6 +52,12 @@ class Made(msgspec.Struct, frozen=True):
         return ("", UNWANTED) if failure in self.silent else (self.id, self.fate)
 
 
+def _wanted(failure: Failure, kind: Kind) -> bool:
+    """Whether the sender lets itself be told (RFC 3461 §4.1; RFC 2852 §4.1.4 for what DELIVERBY tells)."""
+    recipient = failure.recipient
+    return recipient.wants(OCCASIONS[kind]) or (failure.unasked and recipient.notify != "NEVER")
+
+
 class Reporter:
     """The one who writes DSNs.  ``new_id`` is the store's."""
 
@@ -82,7 +88,7 @@ class Reporter:
         ``head`` is the start of the original's content, all of it where it has one chunk only; ``lane_customer`` whose
         lane the report waits in.  It is due at once.  Its events, ``Reported`` and ``Routed``, are in its own story.
         """
-        silent = tuple([failure for failure in failures if not failure.recipient.wants(OCCASIONS[kind])])
+        silent = tuple([failure for failure in failures if not _wanted(failure, kind)])
         if silent:
             failures = [failure for failure in failures if failure not in silent]
         if not failures:

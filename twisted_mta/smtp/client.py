@@ -161,6 +161,11 @@ class MtaClient(ESMTPClient):
         """Whether the server sees to the reports that a sender asks for (RFC 3461)."""
         return self._connection.capabilities.dsn
 
+    @property
+    def deliver_by(self) -> bool:
+        """Whether the server sees to the time by which a sender wants its message delivered (RFC 2852)."""
+        return self._connection.capabilities.deliver_by is not None
+
     def send(self, transfer: Transfer, content: Content) -> Deferred[Finished]:
         """Carry one message; only while ``ready``.  Fires when it is over and the session is ready again or lost.
         Never fails."""

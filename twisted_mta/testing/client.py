@@ -138,13 +138,14 @@ class MemoryClient(Protocol):
         recipients: str | Sequence[str],
         content: str | bytes = MESSAGE,
         auth: tuple[str, str] | None = None,
+        params: str = "",
     ) -> str:
         """Send a message; the id that the server gave it.  Raises :class:`Refused` at the first refusal, of one
         recipient too, and resets the transaction.  By LMTP the message has to be taken for all of them:
         :meth:`deliver` is for others.
 
-        ``auth`` is a user and a password to log in with before, where that has not been done.  LF in ``content``
-        goes out as CRLF.
+        ``auth`` is a user and a password to log in with before, where that has not been done.  ``params`` are MAIL's,
+        such as "SIZE=100 BY=60;R" (not for LMTP).  LF in ``content`` goes out as CRLF.
         """
         everybody = [recipients] if isinstance(recipients, str) else recipients
         if self.lmtp:
@@ -155,7 +156,8 @@ class MemoryClient(Protocol):
         self._prepare(secure=auth is not None)
         if auth is not None and self._authenticated != auth[0]:
             self._must(f"AUTH PLAIN of {auth[0]}", self.login(*auth))
-        for command in (f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{recipient}>" for recipient in everybody), "DATA"):
+        mail = f"MAIL FROM:<{sender}> {params}".rstrip()
+        for command in (mail, *(f"RCPT TO:<{recipient}>" for recipient in everybody), "DATA"):
             self._must(command, self.ask(command))
         replies = self.send_raw(stuff(_octets(content)))
         if len(replies) != 1:

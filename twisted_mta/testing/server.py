@@ -265,16 +265,17 @@ class TestServer:
         recipients: str | Sequence[str],
         content: str | bytes = MESSAGE,
         auth: str | tuple[str, str] | None = None,
+        params: str = "",
     ) -> str:
         """Hand a message in, on a connection of its own; its id.  Raises :class:`~.client.Refused`.
 
         By the listener "mx"; with ``auth``, a user of :meth:`add_user` or a pair of a user and a password, by
-        "submission", over STARTTLS.
+        "submission", over STARTTLS.  ``params`` are MAIL's.
         """
         pair = (auth, self._passwords[auth]) if isinstance(auth, str) else auth
         client = self.connect("mx" if auth is None else "submission")
         try:
-            return client.mail(sender, recipients, content, pair)
+            return client.mail(sender, recipients, content, pair, params)
         finally:
             if not client.closed:
                 client.quit()

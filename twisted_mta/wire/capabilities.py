@@ -14,9 +14,11 @@ _LIMIT = re.compile(r"([A-Za-z]+)=([1-9][0-9]{0,5})")
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The extensions a server offers, as far as we use them.
 
-    ``size`` is None where SIZE is not offered, 0 where it is without a limit (RFC 1870 §4).  ``recipients`` is how many
-    one transaction may have, ``mails`` how many transactions one session (RFC 9422 §4.1 and §4.2), 0 for as many as
-    one likes.  ``keywords`` has all, in upper case, with their parameters.
+    ``size`` is None where SIZE is not offered, 0 where it is without a limit (RFC 1870 §4).  ``deliver_by`` is the
+    shortest time after which DELIVERBY returns a message, in seconds, None where it is not offered (RFC 2852 §2);
+    ``mt_priority``: MT-PRIORITY is (RFC 6710).  ``recipients`` is how many one transaction may have, ``mails`` how many
+    transactions one session (RFC 9422 §4.1 and §4.2), 0 for as many as one likes.  ``keywords`` has all, in upper case,
+    with their parameters.
     """
 
     pipelining: bool = False
@@ -27,6 +29,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     smtputf8: bool = False
     chunking: bool = False
     binary: bool = False
+    deliver_by: int | None = None
+    mt_priority: bool = False
     requiretls: bool = False
     recipients: int = 0
     mails: int = 0
@@ -49,6 +53,10 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         digits = keywords["SIZE"]
         # RFC 1870 §4: up to 20 digits; whatever else stands there is no limit that could be kept.
         size = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else 0
+    deliver_by: int | None = None
+    if "DELIVERBY" in keywords:
+        digits = keywords["DELIVERBY"]
+        deliver_by = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 9 else 0
     limits = _limits(keywords["LIMITS"]) if "LIMITS" in keywords else {}
     return Capabilities(
         pipelining="PIPELINING" in keywords,
@@ -59,6 +67,8 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         smtputf8="SMTPUTF8" in keywords,
         chunking="CHUNKING" in keywords,
         binary="BINARYMIME" in keywords,
+        deliver_by=deliver_by,
+        mt_priority="MT-PRIORITY" in keywords,
         requiretls="REQUIRETLS" in keywords,
         recipients=limits.get("RCPTMAX", 0),
         mails=limits.get("MAILMAX", 0),

@@ -32,7 +32,9 @@ from .exchange import (
     State,
     TlsPolicy,
     Transfer,
+    by_refusal,
     path,
+    queue_wishes,
     recipient_wishes,
     report_wishes,
     too_many_recipients,
@@ -404,6 +406,10 @@ class ClientConnection:
             return unsendable(transfer.sender, "5.1.7")
         if transfer.utf8 and not offers.smtputf8 and not self._lmtp:  # RFC 6531 §3.5; a mailbox keeps what it is given
             return Reply(554, "5.6.9", "The header has UTF-8, which the server does not take (no SMTPUTF8)")
+        if transfer.by is not None and transfer.by.mode == "R" and not self._lmtp:
+            refusal = by_refusal(transfer.by, offers.deliver_by)
+            if refusal is not None:
+                return refusal
         if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
             words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
             return Reply(552, "5.3.4", words)
@@ -423,7 +429,8 @@ class ClientConnection:
         report = report_wishes(transfer) if (transfer.ret or transfer.envid) and self.capabilities.dsn else b""
         utf8 = b" SMTPUTF8" if beyond or (sender and not sender.isascii()) else b""
         tls = b" REQUIRETLS" if transfer.requiretls and self.capabilities.requiretls else b""
-        return b"MAIL FROM:<%b>%b%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8, tls)
+        queue = queue_wishes(transfer, self.capabilities) if transfer.by is not None or transfer.priority else b""
+        return b"MAIL FROM:<%b>%b%b%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8, tls, queue)
 
     def _decide(self, indexes: range | list[int] | tuple[int, ...], outcome: Outcome) -> None:
         outcomes = self._outcomes

@@ -12,8 +12,10 @@ from typing import Literal
 
 import msgspec
 
-from ..mail.envelope import Return
+from ..mail.envelope import ByMode, Return
 from ..mail.status import Reply
+from .capabilities import Capabilities
+from .handling import write_by
 from .notification import decode_envid, decode_orcpt, parse_notify
 
 TlsPolicy = Literal["none", "may", "encrypt", "require"]
@@ -39,6 +41,14 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+class By(msgspec.Struct, frozen=True):
+    """What is left of RFC 2852's time, in seconds, and what is to be done when it is over."""
+
+    seconds: float
+    mode: ByMode
+    trace: bool = False
+
+
 class Transfer(msgspec.Struct, frozen=True):
     """What one transaction is to carry.
 
@@ -48,6 +58,8 @@ class Transfer(msgspec.Struct, frozen=True):
     ``utf8``: the header section has UTF-8, and goes only to servers that offer SMTPUTF8 (RFC 6531 §3.6).
     ``binary``: the content is any octets, and goes by BDAT, only to servers that offer BINARYMIME (RFC 3030 §3).
     ``requiretls``: it goes on with REQUIRETLS, on connections of the policy "require" only (RFC 8689 §4.2.1).
+    ``by`` and ``priority`` go to servers that offer DELIVERBY and MT-PRIORITY; of mode "R" a message goes to no others
+    (RFC 2852 §4.1.4).
     """
 
     sender: str
@@ -60,6 +72,8 @@ class Transfer(msgspec.Struct, frozen=True):
     utf8: bool = False
     binary: bool = False
     requiretls: bool = False
+    by: By | None = None
+    priority: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -145,6 +159,29 @@ def path(address: str, utf8: bool = False) -> bytes | None:
     if utf8 and _MAILBOX_UTF8.fullmatch(address) and address.isprintable():
         return address.encode("utf-8")
     return None
+
+
+def by_refusal(by: By, least: int | None) -> Reply | None:
+    """Why a message that is to be returned by a time is not given to a server; ``least`` is what it offers."""
+    if by.seconds < 1:
+        return Reply(554, "5.4.7", "The time by which it had to be delivered is over")
+    if least is None:
+        words = "The next server can't be told by when to deliver or return the message (no DELIVERBY)"
+        return Reply(554, "5.3.3", words)
+    if by.seconds < least:
+        words = f"It has to be delivered within {int(by.seconds)} seconds, and the next server takes {least} at least"
+        return Reply(554, "5.4.7", words)
+    return None
+
+
+def queue_wishes(transfer: Transfer, offers: Capabilities) -> bytes:
+    """BY and MT-PRIORITY as MAIL's parameters (RFC 2852 §4, RFC 6710 §3), where they are offered; b"" for none."""
+    by, found = transfer.by, b""
+    if by is not None and offers.deliver_by is not None:
+        found = b" BY=%b" % write_by(by.seconds, by.mode, by.trace).encode("ascii")
+    if transfer.priority and offers.mt_priority:
+        found += b" MT-PRIORITY=%d" % transfer.priority
+    return found
 
 
 def report_wishes(transfer: Transfer) -> bytes:
