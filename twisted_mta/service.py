@@ -300,7 +300,7 @@ class MtaService(MultiService):
             settings, unchanged = config.for_reload(self.settings, self._complete(loaded))
             pair = _bytes(certificates.load_pair(settings, self._hostname)) if self._pair is not None else None
             if pair is not None:
-                ServerTls(*pair, settings.tls.minimum)
+                ServerTls(*pair, settings.tls)
             try:
                 await server.prepare(settings, pair)
             except BaseException:

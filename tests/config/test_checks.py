@@ -155,6 +155,12 @@ ERRORS: list[tuple[str, str, object, str, str]] = [
     ("[queue]\nretry = ['1m', '0s']", "queue.retry", "0s", "would try without a pause", "30m"),
     ("[queue]\nmap_size = '1KiB'", "queue.map_size", "1KiB", "holds no queue", '"1MiB"'),
     ("[smtp]\nbanner = 'ü'", "smtp.banner", "ü", "does not fit a greeting", "ASCII"),
+    ("[tls]\nciphers = 'no-such'", "tls.ciphers", "no-such", "has no cipher that OpenSSL knows", "openssl ciphers"),
+    ("[tls]\nciphers = 'aNULL:@SECLEVEL=0'", "tls.ciphers", "aNULL:@SECLEVEL=0", "which protects nothing", "leave"),
+    (
+        "[tls]\nciphersuites = 'TLS_AES_128_GCM_SHA256:TLS_RC4'", "tls.ciphersuites", "TLS_RC4",
+        "is no cipher suite of TLS 1.3", "TLS_AES_128_GCM_SHA256",
+    ),
     ("[smtp]\ntimeout = '0s'", "smtp.timeout", "0s", "would end every session at once", '"5m"'),
     ("[dns]\ntimeout = '0s'", "dns.timeout", "0s", "answers nothing", '"5s"'),
 ]  # fmt: skip
@@ -184,6 +190,7 @@ WARNINGS: list[tuple[str, str, object, str, str]] = [
         "so listen.a shows a self-signed certificate", "get a certificate",
     ),
     (PUBLIC + "[relay]\nprivate_addresses = true", "relay.private_addresses", True, "into the local network", "false"),
+    ("[tls]\nciphers = 'AES128-GCM-SHA256'", "tls.ciphers", "AES128-GCM-SHA256", "RFC 9325 §4.1", "ECDHE"),
     ("[relay]\ntls = 'none'", "relay.tls", "none", "sends all mail in clear", '"may"'),
     (
         "[relay]\nconnections = 5", "relay.connections_per_destination", 20,
@@ -231,6 +238,7 @@ FINE = [
     "[admin]\nlisten = ''",
     "[admin]\nlisten = '10.0.0.1:8025'\npublic = true",
     "[relay]\nnetworks = ['127.0.0.0/8', '10.0.0.0/8', '192.168.0.0/16', '::1', 'fd00::/16', '::ffff:10.0.0.0/104']",
+    "[tls]\nciphers = 'ECDHE+AESGCM'\nciphersuites = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384'",
     "[relay]\nsmarthost = 'relay.example:2525'",
     "[relay]\nsmarthost = 'localhost:10025'",
     "[relay]\nsmarthost = '192.0.2.1:25'",

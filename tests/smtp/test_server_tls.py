@@ -6,7 +6,7 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import trustme
 from twisted.cred.portal import Portal
@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.smtp.test_authentication import Checker, Realm
 from tests.smtp.world import World
+from twisted_mta.config.settings import Tls
 from twisted_mta.mail.events import Accepted, Authenticated, Disconnected, TlsFailed
 from twisted_mta.smtp.tls import ClientTls, ServerTls, TlsError, client_context
 
@@ -62,8 +63,8 @@ class ContextTests(SynchronousTestCase):
 class TlsCase(TestCase):
     """Serves on loopback; ``talk`` runs in a thread, as those clients block."""
 
-    def serve(self, role: str = "mx", listener_tls: str = "starttls", minimum: str = "1.2") -> World:
-        self.tls = ServerTls(*pair(), minimum)
+    def serve(self, role: str = "mx", listener_tls: str = "starttls", minimum: Literal["1.2", "1.3"] = "1.2") -> World:
+        self.tls = ServerTls(*pair(), Tls(minimum=minimum))
         self.realm = Realm()
         portal = Portal(self.realm, [Checker()])
         world = World(role, tls=self.tls, listener_tls=listener_tls, portal=portal, clock=reactor)

@@ -14,7 +14,7 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import certificate, checkers, oauth
+from . import certificate, checkers, ciphers, oauth
 from .addresses import Exposure, exposure, is_loopback, overlaps, points_at, reach
 from .problems import ABSENT, Problem, Severity
 from .settings import KIB, MINUTE, Listener, Settings
@@ -229,6 +229,7 @@ def parse_host_port_or_zero(text: str) -> tuple[str, int]:
 
 def _tls(settings: Settings) -> Iterator[Problem]:
     tls = settings.tls
+    yield from ciphers.check(tls)
     for name, sni in settings.sni.items():
         yield from certificate.check(sni, "", settings.user, write_path(("sni", name)))
     if tls.certificate and not tls.key:

@@ -101,6 +101,11 @@ class Tls:
     """PEM file with the private key."""
     minimum: Literal["1.2", "1.3"] = "1.2"
     """The oldest version of TLS that is spoken, in and out (RFC 8997)."""
+    ciphers: str = ""
+    """The ciphers of TLS 1.2 in OpenSSL's notation, in and out; empty: Mozilla's "intermediate" list, and behind it AES
+    in CBC mode on listeners of role "mx" and to other hosts, where the alternative is clear text."""
+    ciphersuites: str = ""
+    """The cipher suites of TLS 1.3, with colons between; empty: all three of AES-GCM and ChaCha20."""
 
 
 @attrs.frozen(kw_only=True)

@@ -120,7 +120,7 @@ class _Agent:
         self._policy: TlsPolicy = "none"
         self._tls_optional = settings.relay.tls_optional
         self._context: SSL.Context | None = None
-        self._authorities = (settings.tls.minimum, settings.relay.ca)
+        self._authorities = (settings.tls, settings.relay.ca)
         self._verifying: SSL.Context | None = None
 
     async def _find(self, nexthop: str) -> Hops:
@@ -360,7 +360,7 @@ class SmtpAgent(_Agent):
     """The agent "smtp": "smtp:example.org" goes to the hosts of the domain's MX, "smtp:[host]:port" to that host.
 
     Keeps idle connections for the next message of their destination.  ``tls`` is the context for STARTTLS, by default
-    one with ``settings.tls.minimum``; ``rng`` shuffles equal hosts.  Make it on the reactor's thread; ``stop`` it.
+    one with ``settings.tls``; ``rng`` shuffles equal hosts.  Make it on the reactor's thread; ``stop`` it.
     """
 
     name = "smtp"
@@ -382,7 +382,7 @@ class SmtpAgent(_Agent):
     def _take_over(self, settings: Settings) -> None:
         super()._take_over(settings)
         self._policy = settings.relay.tls
-        self._context = self._given or client_context(settings.tls.minimum)
+        self._context = self._given or client_context(settings.tls)
         self._hops.reconfigure(settings)
 
     async def _find(self, nexthop: str) -> Hops:

@@ -77,6 +77,7 @@ class MtaServerFactory(SMTPFactory):
         self.events = events
         self.clock = clock
         self.tls = tls
+        self.creator = tls.opportunistic if tls is not None and listener.role == "mx" else tls
         self.keys = keys
         self.tokens = tokens
         self.pauses = Waits(clock)
@@ -113,8 +114,8 @@ class MtaServerFactory(SMTPFactory):
         """What to listen with."""
         outer: IProtocolFactory = self
         if self.listener.tls == "implicit":
-            assert self.tls is not None
-            outer = TLSMemoryBIOFactory(self.tls, False, self, self.clock)
+            assert self.creator is not None
+            outer = TLSMemoryBIOFactory(self.creator, False, self, self.clock)
         return ProxyFactory(outer, self.listener.proxies, self.clock) if self.listener.proxies else outer
 
     def buildProtocol(self, addr: IAddress | None) -> MtaServer:  # type: ignore[override]

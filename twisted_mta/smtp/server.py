@@ -437,7 +437,7 @@ class MtaServer(ESMTP):
         self.wire.started_tls()
         self.wire.auth = self._auth_state()
         self.deadline = self.factory.clock.seconds() + HANDSHAKE
-        self.transport.startTLS(self.factory.tls)
+        self.transport.startTLS(self.factory.creator)
 
     def _quit(self, _: c.Command) -> None:
         self._reason = self._reason or "quit"

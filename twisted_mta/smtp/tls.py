@@ -1,9 +1,7 @@
 """TLS contexts for both directions.
 
-Cipher policy: TLS 1.2 at least (RFC 8997), forward secrecy always (RFC 9325 §4.1), AEAD before CBC, nothing of NULL,
-anonymous, export, RC4, 3DES, PSK or DSS.  CBC stays because on port 25 the alternative to an old cipher is clear text
-(RFC 7435).  No compression (CRIME), no renegotiation, and no session cache on our side: resumption is by tickets, so
-that a client's session costs no memory here once it is closed.
+Versions (RFC 8997) and ciphers are those of :mod:`.ciphers`.  No compression (CRIME), no renegotiation, and no session
+cache on our side: resumption is by tickets, so that a client's session costs no memory here once it is closed.
 """
 
 from __future__ import annotations
@@ -30,36 +28,41 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from ..config.certificate import names_of
+from ..config.settings import Tls
 from ..policy.interfaces import ClientCertificate
+from .ciphers import INTERMEDIATE, OPPORTUNISTIC, OUTGOING, choose_protocol, restrict
 from .client_certificates import Judge, read_authorities
 
-CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!eNULL:!PSK:!SRP:!DSS:!MD5"
-_MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+DEFAULT = Tls()
 
 
 class TlsError(Exception):
-    """A certificate or key can't be used; the words are for the operator."""
+    """A certificate, a key or a list of ciphers can't be used; the words are for the operator."""
 
 
-def _context(method: int, minimum: str) -> SSL.Context:
+def _context(method: int, tls: Tls, usual: str) -> SSL.Context:
     context = SSL.Context(method)
-    context.set_min_proto_version(_MINIMUM[minimum])
+    try:
+        restrict(context, tls, usual)
+    except (SSL.Error, ValueError):
+        raise TlsError("tls.ciphers or tls.ciphersuites has no cipher that OpenSSL knows") from None
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle session gives its 34 KiB of buffers back
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_cipher_list(CIPHERS)
     return context
 
 
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
-def server_context(certificate: bytes, key: bytes, minimum: str = "1.2", judge: Judge | None = None) -> SSL.Context:
+def server_context(
+    certificate: bytes, key: bytes, tls: Tls = DEFAULT, usual: str = INTERMEDIATE, judge: Judge | None = None
+) -> SSL.Context:
     """A context that shows ``certificate`` (PEM, our own first, then its chain) and has the private ``key`` (PEM).
 
     Both may hold several pairs, one behind the other: the first is shown unless a client asks for a name that another
-    is for (SNI, RFC 6066 §3).  ``judge`` asks for the client's.  Raises :class:`TlsError` when one is not what it
-    should be, or two do not match.
+    is for (SNI, RFC 6066 §3).  ``usual``: see :func:`.ciphers.restrict`.  ``judge`` asks for the client's.  Raises
+    :class:`TlsError` when one is not what it should be, or two do not match.
     """
     try:
         chain = x509.load_pem_x509_certificates(certificate)
@@ -69,7 +72,7 @@ def server_context(certificate: bytes, key: bytes, minimum: str = "1.2", judge: 
     except (ValueError, TypeError):
         raise TlsError("the certificate or its key is not valid PEM") from None
     chains = _chains(chain, keys)
-    contexts = [_one(*pair, minimum) for pair in zip(chains, keys, strict=True)]
+    contexts = [_one(*pair, tls, usual) for pair in zip(chains, keys, strict=True)]
     if judge is not None:
         for context in contexts:
             judge.ask(context)
@@ -105,8 +108,9 @@ def _chains(certificates: list[x509.Certificate], keys: list[PrivateKeyTypes]) -
     return chains
 
 
-def _one(chain: list[x509.Certificate], private: PrivateKeyTypes, minimum: str) -> SSL.Context:
-    context = _context(SSL.TLS_SERVER_METHOD, minimum)
+def _one(chain: list[x509.Certificate], private: PrivateKeyTypes, tls: Tls, usual: str) -> SSL.Context:
+    context = _context(SSL.TLS_SERVER_METHOD, tls, usual)
+    context.set_alpn_select_callback(choose_protocol)
     if not isinstance(private, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey):
         raise TlsError("the private key is of a kind that TLS has no use for: take RSA or an elliptic curve")
     try:
@@ -125,25 +129,27 @@ class ServerTls:
     """What the server shows in a handshake, both as PEM, one pair or several (see :func:`server_context`);
     :meth:`load` changes it in place.
 
-    ``minimum`` is "1.2" or "1.3".  ``authorities`` is None to ask clients for nothing, else the file of those that
-    may vouch for them, "" for none (see :mod:`.client_certificates`).  Give it to ``startTLS`` or
-    ``TLSMemoryBIOFactory``.  Raises :class:`TlsError`.
+    ``authorities`` is None to ask clients for nothing, else the file of those that may vouch for them, "" for none (see
+    :mod:`.client_certificates`).  Give it to ``startTLS`` or ``TLSMemoryBIOFactory``, or ``opportunistic``, which takes
+    old ciphers too, where the alternative is clear text.  Raises :class:`TlsError`.
     """
 
-    def __init__(self, certificate: bytes, key: bytes, minimum: str = "1.2", authorities: str | None = None) -> None:
+    def __init__(self, certificate: bytes, key: bytes, tls: Tls = DEFAULT, authorities: str | None = None) -> None:
         self._authorities = authorities
         self._asking: list[ServerTls] = []
-        self._pair = certificate, key, minimum
-        self._judge, self._context = self._made()
+        self._pair = certificate, key, tls
+        self._judge, self._context, self.old_ciphers = self._made()
+        self.opportunistic = _Opportunistic(self)
 
-    def _made(self) -> tuple[Judge | None, SSL.Context]:
+    def _made(self) -> tuple[Judge | None, SSL.Context, SSL.Context]:
         judge = None
         if self._authorities is not None:
             try:
                 judge = Judge(read_authorities(self._authorities))
             except (OSError, ValueError) as error:
                 raise TlsError(f"{self._authorities} has no certificates of authorities in it: {error}") from None
-        return judge, server_context(*self._pair, judge)
+        strict, old = (server_context(*self._pair, usual, judge) for usual in (INTERMEDIATE, OPPORTUNISTIC))
+        return judge, strict, old
 
     def asking(self, authorities: str) -> ServerTls:
         """One that shows the same, also after :meth:`load`, and asks clients for theirs.  Raises :class:`TlsError`."""
@@ -151,29 +157,29 @@ class ServerTls:
         self._asking.append(one)
         return one
 
-    def prepare(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> Callable[[], None]:
+    def prepare(self, certificate: bytes, key: bytes, tls: Tls = DEFAULT) -> Callable[[], None]:
         """What has connections from now on shown another certificate, and all files of authorities read again.
 
         Sessions that exist are not touched.  Raises :class:`TlsError`; then all stays as it is.
         """
-        others = [one.prepare(certificate, key, minimum) for one in self._asking]
-        before, self._pair = self._pair, (certificate, key, minimum)
+        others = [one.prepare(certificate, key, tls) for one in self._asking]
+        before, self._pair = self._pair, (certificate, key, tls)
         try:
             made = self._made()
         finally:
             self._pair = before
 
         def apply() -> None:
-            self._pair = certificate, key, minimum
-            self._judge, self._context = made
+            self._pair = certificate, key, tls
+            self._judge, self._context, self.old_ciphers = made
             for other in others:
                 other()
 
         return apply
 
-    def load(self, certificate: bytes, key: bytes, minimum: str = "1.2") -> None:
+    def load(self, certificate: bytes, key: bytes, tls: Tls = DEFAULT) -> None:
         """What :meth:`prepare` prepares, at once."""
-        self.prepare(certificate, key, minimum)()
+        self.prepare(certificate, key, tls)()
 
     def shown(self, connection: object) -> ClientCertificate | None:
         """The certificate that the client of a connection that is up has shown."""
@@ -181,9 +187,25 @@ class ServerTls:
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See ``IOpenSSLServerConnectionCreator``."""
-        connection = SSL.Connection(self._context, None)
-        connection.set_app_data(protocol)
-        return connection
+        return _connection(self._context, protocol)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Opportunistic:
+    """A :class:`ServerTls` for the world on port 25."""
+
+    def __init__(self, tls: ServerTls) -> None:
+        self._tls = tls
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See ``IOpenSSLServerConnectionCreator``."""
+        return _connection(self._tls.old_ciphers, protocol)
+
+
+def _connection(context: SSL.Context, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+    connection = SSL.Connection(context, None)
+    connection.set_app_data(protocol)
+    return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -253,12 +275,12 @@ class VerifiedTls(ClientTls):
             self.problem = "it is for another host"
 
 
-def verifying_context(minimum: str = "1.2", authorities: str = "") -> SSL.Context:
+def verifying_context(tls: Tls = DEFAULT, authorities: str = "") -> SSL.Context:
     """A context for :class:`VerifiedTls`; ``authorities`` is their PEM file, "" for the system's.
 
     Raises :class:`TlsError`.
     """
-    context = _context(SSL.TLS_CLIENT_METHOD, minimum)
+    context = _context(SSL.TLS_CLIENT_METHOD, tls, OUTGOING)
     if not authorities:
         context.set_default_verify_paths()
         return context
@@ -269,9 +291,9 @@ def verifying_context(minimum: str = "1.2", authorities: str = "") -> SSL.Contex
     return context
 
 
-def client_context(minimum: str = "1.2") -> SSL.Context:
+def client_context(tls: Tls = DEFAULT) -> SSL.Context:
     """A context for :class:`ClientTls`: nothing is verified."""
-    context = _context(SSL.TLS_CLIENT_METHOD, minimum)
+    context = _context(SSL.TLS_CLIENT_METHOD, tls, OUTGOING)
     context.set_verify(SSL.VERIFY_NONE)
     return context
 

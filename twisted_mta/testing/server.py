@@ -116,7 +116,7 @@ class TestServer:
         settings = self.settings
         if self._pair is None and any(listener.tls != "none" for listener in settings.listen.values()):
             self._pair = load_pair(settings, settings.hostname)
-        tls = ServerTls(self._pair.certificate, self._pair.key, settings.tls.minimum) if self._pair else None
+        tls = ServerTls(self._pair.certificate, self._pair.key, settings.tls) if self._pair else None
         self._parts = assemble(
             settings,
             self.clock,

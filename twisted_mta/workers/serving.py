@@ -53,7 +53,7 @@ class Serving:
         self._ports: list[Any] = []
         self._prepared: tuple[Settings, Callable[[], None] | None, Prepared] | None = None
         self.metrics = Metrics()
-        self.tls = ServerTls(*pair, settings.tls.minimum) if pair is not None else None
+        self.tls = ServerTls(*pair, settings.tls) if pair is not None else None
         self.event_log = EventLog(settings.log, settings.hostname, reactor=reactor)
         self.events: EventSink = fan_out(self.event_log, self.metrics)
         self.parts: Parts = assemble(settings, reactor, self.events, tls=self.tls, tell=tell)
@@ -79,7 +79,7 @@ class Serving:
         """Everything of a reload that may fail; raises what it does.  :meth:`commit` or :meth:`abandon` follows."""
         certificate: Callable[[], None] | None = None
         if pair is not None and self.tls is not None:
-            certificate = self.tls.prepare(*pair, settings.tls.minimum)
+            certificate = self.tls.prepare(*pair, settings.tls)
         self._prepared = (settings, certificate, self.parts.prepare(settings))
 
     async def commit(self) -> None:
