@@ -228,6 +228,20 @@ class AskedTests(TokenCase):
         # RFC 6749 §2.3.1: both are form-encoded before they are joined
         self.assertEqual(b64decode(request.headers["authorization"].split()[1]), b"m%3Ata:s%3Acret%25")
 
+    def test_a_server_that_does_not_decode_our_login(self) -> None:
+        def answer(request: Request) -> Answer:
+            raw = b64decode(request.headers["authorization"].split()[1]) == b"m:ta:s:cret%"
+            return (200, json.dumps(ACTIVE).encode()) if raw else (401, b"")
+
+        self.web.answer = answer
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("s:cret%")
+            file.flush()
+            checker = self.make(isp=self.asked(client_id="m:ta", client_secret_file=file.name, cache=Duration(0.0)))
+        for count in (2, 3, 4):
+            self.assertEqual(self.granted(checker, OPAQUE), "ann@isp.example")
+            self.assertEqual(len(self.paths), count)
+
     def test_refused(self) -> None:
         for document in (
             {"active": False},

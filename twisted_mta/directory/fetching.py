@@ -20,6 +20,7 @@ from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseDone,
     ResponseNeverReceived,
+    _HTTP11ClientFactory,
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
@@ -55,6 +56,7 @@ class Fetcher:
         self._pool.maxPersistentPerHost = connections
         self._pool.cachedConnectionTimeout = IDLE
         self._pool.retryAutomatically = False
+        self._pool._factory = _Quiet  # else the log has two lines for each connection
         make: Any = Agent
         self._agent = make(reactor, _policy(ca), connectTimeout=timeout, pool=self._pool)
 
@@ -127,6 +129,10 @@ class Fetcher:
     def close(self) -> None:
         """Close idle connections; questions under way end by themselves."""
         self._pool.closeCachedConnections()
+
+
+class _Quiet(_HTTP11ClientFactory):
+    noisy = False
 
 
 class Refused(Exception):

@@ -169,11 +169,14 @@ class Asked:
         self._fetcher = Fetcher(reactor, server.timeout, server.connections, server.ca)
         self._published = Configuration(name, server, self._fetcher, reactor)
         self._cache = TokenCache(reactor, server.cache)
-        self._login: dict[str, str] = {}
+        self._logins: list[dict[str, str]] = [{}]
         if server.client_id and server.client_secret_file:
             secret = Path(server.client_secret_file).read_text("utf-8").rstrip("\r\n")
-            pair = f"{quote_plus(server.client_id)}:{quote_plus(secret)}"  # RFC 6749 §2.3.1
-            self._login = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+            # RFC 6749 §2.3.1 has both form-encoded first, which not all servers know; where it makes a difference the
+            # other way is tried as well, and what has worked comes first from then on.
+            ways = (quote_plus(server.client_id), quote_plus(secret)), (server.client_id, secret)
+            pairs = dict.fromkeys(b64encode(":".join(way).encode()).decode() for way in ways)
+            self._logins = [{"Authorization": f"Basic {pair}"} for pair in pairs]
         self.configuration = self._published.url
 
     async def granted(self, token: str) -> Granted:
@@ -195,14 +198,24 @@ class Asked:
                 raise TokenRefused("the server does not know it") from None
         endpoint = server.endpoint or await self._published.place("introspection_endpoint")
         form = urlencode({"token": token, "token_type_hint": "access_token"}).encode()
-        try:
-            claims = _object(await self._fetcher.ask(endpoint, self._login, form))
-        except Refused as error:
-            # RFC 7662 §2.3: it is we who were refused; what became of the token is not known
-            raise NoAnswer(f"it refuses our client_id (status {error.code})") from None
+        claims = _object(await self._introspected(endpoint, form))
         if claims.get("active") is not True:
             raise TokenRefused("the server says that it is not active")
         return claims
+
+    async def _introspected(self, endpoint: str, form: bytes) -> bytes:
+        status = 0
+        for login in tuple(self._logins):
+            try:
+                answer = await self._fetcher.ask(endpoint, login, form)
+            except Refused as error:
+                status = error.code
+                continue
+            if login is not self._logins[0]:
+                self._logins.reverse()
+            return answer
+        # RFC 7662 §2.3: it is we who were refused; what became of the token is not known
+        raise NoAnswer(f"it refuses our client_id (status {status})")
 
     def close(self) -> None:
         """See :class:`AuthorizationServer`."""
