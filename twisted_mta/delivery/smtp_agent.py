@@ -1,7 +1,7 @@
 """The agents that carry mail to other hosts: by SMTP to where the MX or a smarthost says, and by LMTP to one server.
 
 Source: RFC 5321 §5.1 (which hosts, in which order), §4.5.4.1 (what to do after a failure), RFC 7435 (opportunistic
-TLS), RFC 2033 (LMTP), RFC 8689 §4.2 (REQUIRETLS).
+TLS), RFC 2033 (LMTP), RFC 8689 §4.2 (REQUIRETLS), RFC 6152 §3 and RFC 3030 §3 (content that a server does not take).
 
 Where a connection is lost between the final dot and its answer, the message is deferred with 4.4.2 and may arrive
 twice: nobody but the server knows whether it has it, and losing it would be worse (RFC 5321 §4.5.3.2.6).
@@ -28,8 +28,9 @@ from ..smtp.client_factory import MtaClientFactory
 from ..smtp.tls import ClientTls, TlsError, VerifiedTls, client_context, verifying_context
 from ..wire.client import ClientConnection
 from ..wire.exchange import NO_REQUIRETLS, By, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from .conversion import Converted, fit
 from .dns import IResolver
-from .interfaces import IContent, IDeliveryAgent, Job, Result
+from .interfaces import IDeliveryAgent, Job, Result
 from .mx import Hops, NextHops, Target
 from .pool import Lease, Pool
 from .router import split_host_port
@@ -68,12 +69,26 @@ class _Attempt:
     ``policy`` is what its connections must be like; ``unmet``: a target was passed over that had no TLS to speak of.
     """
 
-    __slots__ = ("client", "deadline", "hops", "job", "last", "lease", "next", "outcomes", "pending", "policy", "unmet")
+    __slots__ = (
+        "client",
+        "converted",
+        "deadline",
+        "hops",
+        "job",
+        "last",
+        "lease",
+        "next",
+        "outcomes",
+        "pending",
+        "policy",
+        "unmet",
+    )
 
     def __init__(self, job: Job, lease: Lease, started: float, policy: TlsPolicy) -> None:
         self.job = job
         self.policy = policy
         self.unmet = False
+        self.converted: Converted | None = None
         self.lease = lease
         self.client = lease.client
         self.deadline = started + JOB_TIME + job.content.size / SLOWEST
@@ -193,20 +208,20 @@ class _Agent:
             self._note(attempt, group, finished, spot)
 
     async def _transfer(self, attempt: _Attempt, client: MtaClient, group: list[int]) -> Finished:
-        message, content = attempt.job.message, attempt.job.content
+        message = attempt.job.message
         recipients = attempt.job.delivery.recipients
-        whole = content.whole
-        binary = message.body == "BINARYMIME"
-        eight_bit = message.body == "8BITMIME" or (not binary and whole is not None and not whole.isascii())
-        if eight_bit and not client.eight_bit:
-            # What was declared may be more than what is there: only octets beyond ASCII need the extension.
-            try:
-                eight_bit = await _has_eight_bit(content)
-            except Exception as error:
-                reply = error.reply if isinstance(error, MailError) else None
-                if reply is None or not reply.temporary:
-                    reply = Reply(451, "4.3.0", "The content of the message could not be read")
-                return Finished((Outcome(reply, False),) * len(group))
+        try:
+            content, body = await fit(attempt.job, client.eight_bit, client.binary, attempt.converted, self._reactor)
+        except Exception as error:
+            reply = error.reply if isinstance(error, MailError) else None
+            if reply is None or (not reply.temporary and reply.enhanced != "5.6.3"):
+                reply = Reply(451, "4.3.0", "The content of the message could not be read")
+            return Finished((Outcome(reply, False),) * len(group))
+        if isinstance(content, Converted):
+            attempt.converted = content
+        if not client.ready:
+            gone = Reply(451, "4.4.2", "The connection was lost while the message was looked at")
+            return Finished((Outcome(gone, False),) * len(group), lost=True)
         addresses = tuple([recipients[index].address for index in group])
         wishes: tuple[tuple[str, str], ...] = ()
         if client.dsn and any(recipients[index].notify or recipients[index].orcpt for index in group):
@@ -219,12 +234,12 @@ class _Agent:
             message.sender,
             addresses,
             content.size,
-            eight_bit,
+            body == "8BITMIME",
             message.ret,
             message.envid,
             wishes,
             message.utf8,
-            binary,
+            body == "BINARYMIME",
             attempt.policy == "require" and bool(client.tls),
             by,
             message.priority,
@@ -443,12 +458,3 @@ def _bounds(settings: Settings) -> dict[str, Any]:
 
 def _decided(attempt: _Attempt) -> list[tuple[Outcome, _Spot]]:
     return [outcome for outcome in attempt.outcomes if outcome is not None]
-
-
-async def _has_eight_bit(content: IContent) -> bool:
-    if content.whole is not None:
-        return not content.whole.isascii()
-    for chunk in range(content.chunks):
-        if not (await content.read(chunk)).isascii():
-            return True
-    return False

@@ -25,6 +25,8 @@ _ADVICE = {
     "5.3": "Too many recipients at once. Send the message to fewer at a time.",
     "5.6": "The message is built in a way their mail system does not take.",
     "6.0": "The content is of a kind their mail system does not take.",
+    "6.3": "Their mail system takes plain text only, and the message cannot be changed into that without breaking it. "
+    "Send it without a signature, or have your mail program encode it (quoted-printable or base64).",
     "6.7": "Their mail system does not take addresses with such letters. Use, or ask for, one with A to Z only.",
     "6.9": "Their mail system does not take this header. Use a mail program that encodes letters beyond A to Z.",
     "7.0": "Their mail system does not accept this message. If you think that is wrong, show them this report.",
