@@ -145,9 +145,14 @@ class SignedTests(OAuthCase):
 
 
 class IntrospectionTests(OAuthCase):
-    """By asking the issuer about each token."""
+    """By asking the issuer about each token, from several workers."""
 
     __test__ = True
+
+    @classmethod
+    def prepare(cls) -> None:
+        super().prepare()
+        cls.settings = {**cls.settings, "workers": 2}
 
     @classmethod
     def table(cls) -> dict[str, Any]:

@@ -74,6 +74,15 @@ class TokenSessionTests(SynchronousTestCase):
         self.assertEqual(client.extensions["AUTH"], "PLAIN OAUTHBEARER")
         self.assertEqual(client.ask(f"AUTH XOAUTH2 {xoauth2(token())}").code, 504)
 
+    def test_passwords_switched_off(self) -> None:
+        """RFC 4954 §6: 534 5.7.9 for a mechanism that policy finds too weak, before a password is sent."""
+        self.server.reload("[submission]\nmechanisms = ['OAUTHBEARER']")
+        client = self.client()
+        for words in ("PLAIN", "LOGIN", f"PLAIN {b64encode(b'x').decode()}"):
+            self.assertEqual(str(client.ask(f"AUTH {words}"))[:9], "534 5.7.9")
+        self.assertEqual(str(client.ask("AUTH CRAM-MD5"))[:9], "504 5.5.4")
+        self.assertEqual([e for e in self.server.events if isinstance(e, AuthFailed)], [])
+
     def test_not_without_a_server_that_is_known(self) -> None:
         with TestServer() as server:
             client = server.connect("submission")
@@ -243,6 +252,11 @@ class TokenSessionTests(SynchronousTestCase):
         plain = b64encode(f"\0{ANN}\0ann's password".encode()).decode()
         client.say(f"AUTH PLAIN {plain}")
         secrets.append(plain[20:])
+        client = self.client()
+        client.say("AUTH LOGIN")
+        client.say(b64encode(ANN.encode()))
+        secrets.append(b64encode(b"a-Guessed-Token").decode())
+        client.say(secrets[-1])
         self.assertTrue([e for e in self.server.events if isinstance(e, AuthFailed | Authenticated)])
         words = [repr(self.server.events), *map(eventAsText, self.logged), *map(repr, self.logged)]
         for form in ("text", "json"):

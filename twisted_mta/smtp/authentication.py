@@ -68,6 +68,9 @@ def begin(server: MtaServer, command: c.Auth) -> None:
     """AUTH."""
     names = offered(server)
     if command.mechanism not in names:
+        if command.mechanism in ("PLAIN", "LOGIN") and names:  # known, and weaker than our policy (RFC 4954 §6)
+            server.reply(Reply(534, "5.7.9", f"This mechanism is too weak here: use {' or '.join(names)}"))
+            return
         server.reply(Reply(504, "5.5.4", f"This mechanism is not offered: use {' or '.join(names) or 'none'}"))
         return
     if command.mechanism in (oauth.OAUTHBEARER, oauth.XOAUTH2):
