@@ -34,18 +34,13 @@ def progress(delivery: Delivery, now: float) -> Cell:
     if delivery.state == "held":
         return Cell(f"held, {tried if delivery.attempts else 'not tried yet'}", "magenta")
     when = due(delivery.next_attempt, now)
-    if put_off(delivery, now):
+    if delivery.put_off(now):
         return Cell(f"put off by the sender until {moment(delivery.next_attempt)}, {when}", "cyan")
     if not delivery.attempts:
         return Cell(f"new, due {when}")
     if not delivery.last_reply:
         return Cell(f"attempt {delivery.attempts} begun, next {when}", "cyan")
     return Cell(f"deferred, {tried}, next {when}", "yellow")
-
-
-def put_off(delivery: Delivery, now: float) -> bool:
-    """Whether its sender has dated its release, and that is still to come (RFC 4865)."""
-    return delivery.state == "queued" and not delivery.attempts and (delivery.release or 0.0) > now
 
 
 def wishes(handling: Handling | None, now: float) -> list[tuple[str, Cell | str]]:

@@ -138,7 +138,8 @@ class Metrics(Collector):
         )
         self.rejects = self._counter(
             "mta_rejects_total",
-            "Commands refused, by stage (connect, helo, mail, rcpt, data, content) and class of the code (4xx, 5xx).",
+            "Commands refused, by stage (connect, helo, mail, rcpt, data, content, etrn) and class of the code (4xx, "
+            "5xx).",
             (*by, "stage", "code"),
         )
         self.limits = self._counter("mta_quota_rejects_total", "Refusals because of a quota, by its name.", ("limit",))
@@ -181,7 +182,9 @@ class Metrics(Collector):
         self.reports = self._counter("mta_reports_total", "Reports of our own (DSNs) queued, by kind.", ("kind",))
         self.done = self._counter("mta_messages_done_total", "Messages that left the queue.")
         self.operator = self._counter(
-            "mta_operator_actions_total", "Deliveries that an operator acted on.", ("action",)
+            "mta_operator_actions_total",
+            "Deliveries that an operator acted on, or that ETRN had tried (run).",
+            ("action",),
         )
         self.service = self._counter(
             "mta_service_events_total", "Steps of the service: ready, reload and so on.", ("what",)

@@ -354,6 +354,12 @@ class Extensions:
     and is in none of ``relay.networks`` may only ask for less than usual."""
     highest_priority: Priority = 9
     """The highest priority that anybody gets."""
+    etrn: tuple[Literal["users", "networks"], ...] = ("users", "networks")
+    """Who may have the mail that waits for a domain tried at once (ETRN, RFC 1985): users, for domains that the
+    directory has as their customer's, and clients in ``relay.networks`` on a listener of role "mx", for any.  Empty:
+    nobody."""
+    etrn_interval: Duration = Duration(MINUTE)
+    """How long after that the same domain may be asked for again; each of ``workers`` counts for itself."""
 
 
 @attrs.frozen(kw_only=True)

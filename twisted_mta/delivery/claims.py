@@ -76,14 +76,17 @@ class Claims:
             self._note(key)
         self.feed()
 
-    def notice(self, lanes: Iterable[Lane]) -> None:
-        """Somebody says that these lanes are due."""
+    def notice(self, lanes: Iterable[Lane], probe: bool = False) -> None:
+        """Somebody says that these lanes are due; ``probe``: and that the destinations are to be tried, dead or not."""
         if self.halted:
             return
         for key in lanes:
             if self._due >= MOST_LANES:
                 return  # they are found once others are done
             self._note(key)
+            if probe:
+                destination = self._active.destination(key.destination)
+                destination.probe_at = min(destination.probe_at, self._clock.seconds())
         self.feed()
 
     def _note(self, key: Lane) -> None:

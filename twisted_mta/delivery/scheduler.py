@@ -7,7 +7,7 @@ attempt says :mod:`.settlement`; :mod:`.settler` writes it down.  What is in mem
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..config.settings import Settings
-from ..mail.envelope import Delivery
+from ..mail.envelope import Delivery, Lane
 from ..mail.events import EventSink
 from ..mail.status import MailError, Reply
 from ..queue.interfaces import CHUNK, IMessageStore, IRouter, IScheduler, NewDelivery, NewMessage, Settlement
@@ -181,6 +181,10 @@ class Scheduler:
         """See :class:`IScheduler`."""
         self._pace.arrived(self._clock.seconds())
         self.shares.announce(new)
+
+    def run(self, lanes: Iterable[Lane]) -> None:
+        """See :class:`IScheduler`."""
+        self.shares.run(lanes)
 
     def snapshot(self) -> list[DestinationState]:
         """The destinations that have mail in memory or are dead, by name."""

@@ -12,8 +12,8 @@ from ..mail.envelope import Lane
 from ..queue.interfaces import NewDelivery, NewMessage
 from .claims import Claims
 
-Tell = Callable[[Iterable[Lane]], None]
-"""Is given lanes of others that are due."""
+Tell = Callable[[Iterable[Lane], bool], None]
+"""Is given lanes of others that are due, and whether they are to be tried though their destinations seem dead."""
 
 
 class Shares:
@@ -41,9 +41,17 @@ class Shares:
         lanes = {Lane(delivery.destination, new.lane_customer, new.message.priority) for delivery in new.deliveries}
         others = {lane for lane in lanes if not self.ours(lane.destination)}
         if others and self._tell is not None:
-            self._tell(others)
+            self._tell(others, False)
         self._claims.notice(lanes - others)
 
-    def notice(self, lanes: Iterable[Lane]) -> None:
-        """Another process says that these lanes are due."""
-        self._claims.notice([lane for lane in lanes if self.ours(lane.destination)])
+    def run(self, lanes: Iterable[Lane]) -> None:
+        """Somebody wants what is due in these lanes to be tried: tell whoever delivers it."""
+        wanted = set(lanes)
+        others = {lane for lane in wanted if not self.ours(lane.destination)}
+        if others and self._tell is not None:
+            self._tell(others, True)
+        self._claims.notice(wanted - others, True)
+
+    def notice(self, lanes: Iterable[Lane], probe: bool = False) -> None:
+        """Another process says that these lanes are due; ``probe``: and that somebody wants them tried."""
+        self._claims.notice([lane for lane in lanes if self.ours(lane.destination)], probe)

@@ -135,6 +135,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     release: float | None = None
     overdue: bool = False
 
+    def put_off(self, now: float) -> bool:
+        """Whether its sender has dated its release, and that is still to come (RFC 4865)."""
+        return self.state == "queued" and not self.attempts and (self.release or 0.0) > now
+
     @property
     def lane(self) -> Lane:
         """The lane this delivery waits in."""

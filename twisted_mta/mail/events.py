@@ -68,7 +68,8 @@ class AuthFailed(Event, frozen=True, tag="auth-failed"):
 
 
 class Rejected(Event, frozen=True, tag="reject"):
-    """A command was refused by policy, quota or a fault.  ``stage``: connect, helo, mail, rcpt, data, content."""
+    """A command was refused by policy, quota or a fault.  ``stage``: connect, helo, mail, rcpt, data, content,
+    etrn."""
 
     session: str
     client: str
@@ -186,7 +187,8 @@ class Delayed(Event, frozen=True, tag="delay-warning"):
 
 
 class Operator(Event, frozen=True, tag="operator"):
-    """An operator did ``action`` (retry, hold, release, bounce, remove) to a delivery.  ``who``: the login."""
+    """An operator did ``action`` (retry, hold, release, bounce, remove) to a delivery, or a client had it tried (run).
+    ``who``: the login."""
 
     id: str
     action: str

@@ -270,7 +270,8 @@ class IMessageStore(Interface):
     def act(action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> Deferred[int]:
         """An operator's ``retry``, ``hold``, ``release`` or ``remove`` on (id, destination) pairs, in one commit with
         an ``Operator`` event each.  Fires with how many were there.  Works from any process: a running service
-        notices within a second."""
+        notices within a second.  A "run" is a retry that no operator asks for: what is on hold, put off by its sender,
+        in memory or due already stays as it is, and :meth:`changes` with it."""
 
     def changes() -> int:
         """A number that grows with every :meth:`act` of any process: what is held in memory may be out of date."""
@@ -315,3 +316,7 @@ class IScheduler(Interface):
     def announce(new: NewMessage) -> None:
         """Told after a commit for which there was no room: its deliveries are due now, so that whoever delivers to
         their destinations, in whichever process, need not find it out by and by."""
+
+    def run(lanes: Iterable[Lane]) -> None:
+        """Told that somebody wants what is due in these lanes to be tried, though their destinations seem dead; works
+        for those of other processes, too."""

@@ -330,7 +330,7 @@ class MemoryStore:
 
     def _act(self, action: str, deliveries: Sequence[tuple[str, str]], who: str, now: float) -> int:
         self._check_running()
-        self._changes += 1
+        self._changes += action != "run"
         count = 0
         for key in deliveries:
             delivery = self._deliveries.get(key)

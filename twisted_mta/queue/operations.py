@@ -361,7 +361,7 @@ class Act(Operation):
 
     def apply(self, batch: Batch) -> Iterator[int]:
         count = 0
-        batch.changed = True
+        batch.changed = self._action != "run"  # whoever has it in memory need not look at all of it again
         for name, destination in self._deliveries:
             mid = safe_id_key(name)
             delivery = batch.delivery(mid, destination) if mid is not None else None

@@ -14,7 +14,7 @@ from .terms import says
 
 replace = msgspec.structs.replace
 
-ACTIONS = ("retry", "hold", "release", "remove")
+ACTIONS = ("retry", "run", "hold", "release", "remove")
 
 DEATHS = 3
 """How many processes may die with a delivery in memory before it waits as long as it is armed for."""
@@ -133,7 +133,8 @@ def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:
     """A delivery after an operator's action: None where it is removed, itself where nothing changes.
 
     As with Postfix, a retry leaves what is on hold on hold.  It releases what its sender has put off (RFC 4865), which
-    the end of a hold does not.
+    the end of a hold does not.  A run, which somebody else asks for (RFC 1985), leaves that alone, and what is in
+    a process' memory.
     """
     if action == "remove":
         return None
@@ -145,6 +146,9 @@ def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:
         return replace(delivery, state="queued", next_attempt=max(now, delivery.release or 0.0))
     if action == "retry":
         return delivery if delivery.state == "held" else replace(delivery, next_attempt=now, release=None)
+    if action == "run":
+        late = delivery.next_attempt <= now or delivery.owner or delivery.state == "held" or delivery.put_off(now)
+        return delivery if late else replace(delivery, next_attempt=now)
     raise ValueError(f"no such action: {action!r}")
 
 

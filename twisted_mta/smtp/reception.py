@@ -36,6 +36,7 @@ from ..queue.interfaces import (
 )
 from .individually import unroutable, without
 from .run import run
+from .runs import QueueRuns
 from .trace import protocol, received
 
 ContentHook = Callable[[Peer, Transaction, Any], Coroutine[Any, Any, Reply | None]]
@@ -76,6 +77,7 @@ class Reception:
         self.scheduler = scheduler
         self.events = events
         self.clock = clock
+        self.runs = QueueRuns(store, scheduler, events, clock)
         self._ending = 0
         self._idle: list[Deferred[None]] = []
         self.configure(settings)

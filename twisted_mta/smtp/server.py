@@ -23,7 +23,7 @@ from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, handling, immediate, telling, transaction, xclient
+from . import authentication, handling, immediate, runs, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -400,6 +400,8 @@ class MtaServer(ESMTP):
             b"LIMITS": [b"RCPTMAX=%d" % self.factory.settings.smtp.recipients],
         }
         offered |= handling.offers(self.factory.settings, self.peer.role, self.factory.clock.seconds())
+        if runs.offered(self.factory.settings, self.peer.role):
+            offered[b"ETRN"] = None
         if self.wire.tls == "offered":
             offered[b"STARTTLS"] = None
         elif self.wire.tls == "up":  # RFC 8689 §2: what cannot be kept in clear is not offered there
@@ -470,6 +472,7 @@ _HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
     c.Quit: MtaServer._quit,
     c.Verify: _says(VERIFY),
     c.Expand: _says(EXPAND),
+    c.Etrn: _asks(runs.etrn),
     c.Help: _says(HELP),
     c.StartTls: MtaServer._start_tls,
     c.Auth: authentication.begin,

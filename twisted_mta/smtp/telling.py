@@ -23,6 +23,7 @@ _STAGES: dict[type[c.Command], str] = {
     c.Chunk: "data",
     c.ChunkEnd: "content",
     c.ContentEnd: "content",
+    c.Etrn: "etrn",
 }
 
 

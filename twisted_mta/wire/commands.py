@@ -2,7 +2,7 @@
 
 Source: RFC 5321 §4.1.1 and §4.1.2, RFC 1870 §3 (SIZE), RFC 6152 §2 (BODY), RFC 4954 §3 to §5 (AUTH), RFC 3207 §4,
 RFC 3461 §4 (RET, ENVID, NOTIFY, ORCPT), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 6531 §3.4 (SMTPUTF8),
-RFC 2033 §4.1 (LHLO), RFC 4865 §4 (HOLDFOR, HOLDUNTIL), RFC 2852 §4 (BY), RFC 6710 §3 (MT-PRIORITY).
+RFC 2033 §4.1 (LHLO), RFC 4865 §4 (HOLDFOR, HOLDUNTIL), RFC 2852 §4 (BY), RFC 6710 §3 (MT-PRIORITY), RFC 1985 §5 (ETRN).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from ..mail.address import AddressError, canonical
+from ..mail.address import AddressError, canonical, canonical_domain
 from ..mail.envelope import Body
 from ..mail.status import MailError, Reply, printable
 from .handling import (
@@ -106,6 +106,14 @@ class Expand(Command, frozen=True, gc=False):
     """EXPN."""
 
 
+class Etrn(Command, frozen=True, gc=False):
+    """ETRN.  ``option`` is "", "@" (with subdomains) or "#" (a queue's name); ``node`` a domain, in A-labels and lower
+    case, or as it came behind "#" (RFC 1985 §5)."""
+
+    option: str
+    node: str
+
+
 class Help(Command, frozen=True, gc=False):
     """HELP."""
 
@@ -178,6 +186,7 @@ _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _CHUNK = re.compile(r"([0-9]{1,20})(?:[ \t]+(LAST))?", re.IGNORECASE)
 _MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}")
+_NODE = re.compile(r"[!-~]{1,255}")
 _NAME = re.compile(r"[!-~]{1,255}")
 
 _SYNTAX_FROM = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
@@ -376,6 +385,19 @@ def xclient(argument: str) -> XClient:
         raise CommandError(Reply(501, "5.5.4", f"XCLIENT: {error}")) from None
 
 
+def etrn(argument: str) -> Etrn:
+    """ETRN's argument (RFC 1985 §5.2)."""
+    option, node = (argument[0], argument[1:]) if argument[:1] in ("@", "#") else ("", argument)
+    if not _NODE.fullmatch(node):
+        raise CommandError(Reply(501, "5.5.4", "Syntax: ETRN domain"))
+    if option == "#":
+        return Etrn(option, node)
+    try:
+        return Etrn(option, canonical_domain(node))
+    except AddressError:
+        raise CommandError(Reply(501, "5.5.4", "ETRN wants the name of a domain")) from None
+
+
 def _bare(command: Command) -> Callable[[str], Command]:
     def parse(argument: str) -> Command:
         if argument:
@@ -441,6 +463,7 @@ VERBS: dict[bytes, Verb] = {
         Verb("QUIT", _bare(_QUIT)),
         Verb("VRFY", _with_word(_VERIFY, "VRFY")),
         Verb("EXPN", _with_word(_EXPAND, "EXPN")),
+        Verb("ETRN", etrn),
         Verb("HELP", _whatever(_HELP)),
         Verb("STARTTLS", _bare(_START_TLS)),
         Verb("AUTH", auth, AUTH_LIMIT),

@@ -75,6 +75,7 @@ ORDER: dict[str, dict[State, Reply]] = {
     "QUIT": {},
     "VRFY": _ANYTIME,
     "EXPN": _ANYTIME,
+    "ETRN": {"fresh": _HELLO_FIRST, **_BUSY},
     "HELP": _ANYTIME,
     "STARTTLS": {"fresh": _HELLO_FIRST, **_BUSY},
     "AUTH": {"fresh": _HELLO_FIRST, **_BUSY},

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -46,7 +46,7 @@ class Worker(amp.AMP):
         self._started: Deferred[None] | None = None
         self._ending = False
         self._slot = 0
-        self._due: set[Lane] = set()
+        self._due: set[tuple[Lane, bool]] = set()
         self._changed: set[tuple[str, str]] = set()
         self._attempts: c.Entries = []
         self._due_call: IDelayedCall | None = None
@@ -118,9 +118,11 @@ class Worker(amp.AMP):
         return {}
 
     @c.Due.responder
-    def _is_due(self, lanes: Iterable[tuple[str, str, int]]) -> dict[str, Any]:
+    def _is_due(self, lanes: Sequence[tuple[str, str, int, bool]]) -> dict[str, Any]:
         if self._serving is not None and not self._ending:
-            self._serving.parts.scheduler.shares.notice([Lane(*lane) for lane in lanes])
+            shares = self._serving.parts.scheduler.shares
+            for probe in (False, True):
+                shares.notice([Lane(*lane[:3]) for lane in lanes if lane[3] == probe], probe)
         return {}
 
     @c.Counts.responder
@@ -158,15 +160,15 @@ class Worker(amp.AMP):
 
     # What the parent is told
 
-    def _tell_due(self, lanes: Iterable[Lane]) -> None:
-        self._due.update(lanes)
+    def _tell_due(self, lanes: Iterable[Lane], probe: bool) -> None:
+        self._due.update((lane, probe) for lane in lanes)
         if self._due_call is None:
             self._due_call = self._reactor.callLater(0, self._send_due)
 
     def _send_due(self) -> None:
         self._due_call = None
         due, self._due = self._due, set()
-        self._say(c.Due, lanes=[(lane.destination, lane.customer, lane.priority) for lane in due])
+        self._say(c.Due, lanes=[(lane.destination, lane.customer, lane.priority, probe) for lane, probe in due])
 
     def _tell_count(self, kind: str, key: str) -> None:
         self._changed.add((kind, key))
