@@ -27,6 +27,8 @@ Steps = Generator[tuple[bytes, int], list[int], str]
 """Yields octets to send and the number of replies to wait for, is sent their codes, and returns the outcome."""
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
+OPENING = 90.0
+"""Seconds in which all sessions of a "hold" have to be open."""
 _BIND_ADDRESS_NO_PORT = 24
 """IP_BIND_ADDRESS_NO_PORT (ip(7)): the port is chosen at connect, so that it need not be free for all peers."""
 
@@ -347,12 +349,13 @@ def hold(job: Job) -> None:
         ready[0] += 1
 
     number = 0
-    while ready[0] + sum(tally.outcomes.values()) < job.sessions:
+    end = time.monotonic() + OPENING
+    while ready[0] + sum(tally.outcomes.values()) < job.sessions and time.monotonic() < end:
         while number < job.sessions and number - ready[0] - sum(tally.outcomes.values()) < job.window:
             number += 1
             Client(loop, stay(job, opened), number)
         loop.turn(1.0)
-    print(json.dumps({"open": len(loop.clients), "outcomes": tally.outcomes}), flush=True)
+    print(json.dumps({"open": ready[0], "outcomes": tally.outcomes}), flush=True)
     loop.poll.register(sys.stdin.fileno(), IN)
     octet = time.monotonic()
     while not select.select([sys.stdin], [], [], 0)[0]:

@@ -128,10 +128,10 @@ class Postfix(Target):
                 in_flow_delay = 0
                 """)
         )
-        submissions = "-o smtpd_tls_wrappermode=yes -o smtpd_sasl_auth_enable=yes" if self.logins else ""
+        logins = " -o smtpd_sasl_auth_enable=yes" if self.conditions.logins else ""
         listeners = (
             f"{LOOPBACK}:{self.port} inet n - n - 1500 smtpd\n"
-            f"{LOOPBACK}:{self.tls_port} inet n - n - 1500 smtpd {submissions or '-o smtpd_tls_wrappermode=yes'}\n"
+            f"{LOOPBACK}:{self.tls_port} inet n - n - 1500 smtpd -o smtpd_tls_wrappermode=yes{logins}\n"
         )
         (etc / "master.cf").write_text(listeners + SERVICES)
         subprocess.run(["postfix", "-c", etc, "check"], check=True, capture_output=True)
@@ -268,6 +268,7 @@ class OpenSMTPD(Apart):
 
     name = "opensmtpd"
     users = ("opensmtpd", "opensmtpq")
+    crowd = Crowd(window=2)  # it has few places for connections that wait to be accepted
     tls = False  # Debian 12's ends each handshake with "internal error": its keys' process and OpenSSL 3 do not agree
     binary = CACHE / "opensmtpd" / UNPACKED["opensmtpd"]
 

@@ -53,8 +53,9 @@ class Crowd:
     """For "neighbours": silent ones in clear."""
     strangers_tls: int = 200
     slow: int = 20
-    window: int = 50
-    """How many of the strangers may be connecting at once: ours has them wait for the greeting."""
+    window: int = 20
+    """How many may be connecting at once; of strangers more, where they are made to wait for the greeting."""
+    strangers_window: int = 20
 
 
 class Target:
@@ -111,6 +112,9 @@ class Target:
                 self.group.spawn(self._dovecot(), self.folder, self.folder / "dovecot.log")
             main = self.group.spawn(self.argv(), self.folder, self.folder / "output.log")
             wait_banner(self.port, main)
+        except RuntimeError as error:
+            self.stop()
+            raise RuntimeError(f"{error}: {(self.folder / 'output.log').read_text()[-200:]}") from error
         except BaseException:
             self.stop()
             raise
@@ -182,7 +186,9 @@ class Ours(Target):
 
     name = "twisted-mta"
     workers = 0
-    crowd = Crowd(first=1000, plain=10_000, tls=2000, strangers=10_000, strangers_tls=2000, slow=200, window=2500)
+    crowd = Crowd(
+        first=1000, plain=10_000, tls=2000, strangers=10_000, strangers_tls=2000, slow=200, strangers_window=2500
+    )
     resident = USER
 
     def __init__(self, base: Path) -> None:

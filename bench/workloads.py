@@ -130,7 +130,7 @@ def idle(target: Target, *, tls: bool) -> Figures:
         raise NotMeasuredError("its TLS does not work here")
     crowd = target.crowd
     first, count = (crowd.first // 4, crowd.tls) if tls else (crowd.first, crowd.plain)
-    job = Job("hold", target.tls_port if tls else target.port, sessions=first, tls=tls, window=20)
+    job = Job("hold", target.tls_port if tls else target.port, sessions=first, tls=tls, window=crowd.window)
     sink = Sink()
     with started(target, sink, Conditions(crowd=True)) as group:
         run(Load(5, sessions=1), target.port, group, sink)  # load what loads late
@@ -185,9 +185,9 @@ def neighbours(target: Target, most: int) -> Figures:
 
         before = rates()
         memory, _ = _settled(group)
-        job = Job("hold", target.port, sources=spread, window=crowd.window)
+        job = Job("hold", target.port, sources=spread, window=crowd.strangers_window)
         silent = attrs.evolve(job, sessions=crowd.strangers)
-        shaken = attrs.evolve(job, port=target.tls_port, sessions=crowd.strangers_tls, tls=True, window=50)
+        shaken = attrs.evolve(job, port=target.tls_port, sessions=crowd.strangers_tls, tls=True, window=crowd.window)
         slow = attrs.evolve(job, kind="slow", sessions=crowd.slow, recipient=target.resident)
         with Held(silent) as one, Held(shaken) as two, Held(slow) as three:
             count = silent.sessions + shaken.sessions + slow.sessions
@@ -210,6 +210,8 @@ def overload(target: Target, most: int) -> Figures:
     sink = Sink()
     with started(target, sink) as group:
         warm = Running(job).outcome(90)
+        if not warm.accepted:
+            raise NotMeasuredError("it takes nothing from fifty clients at once")
         usual = Running(attrs.evolve(job, messages=fitting(most, warm.rate))).outcome(90)
         _wait_for(sink, 0)
         offered = TIMES * usual.rate
