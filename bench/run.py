@@ -75,18 +75,21 @@ def measure(targets: list[Target], chosen: list[Workload], rounds: int, seconds:
     notes: list[str] = []
     end = time.monotonic() + seconds
     for number in range(1, rounds + 1):
-        todo = [(w, t) for w in chosen for t in _turned(targets, number) if due(w, t, number)]
-        needed = sum(_last(runs, workload.name, target.name) for workload, target in todo)
-        if time.monotonic() + needed > end:
-            notes.append(f"Round {number} and later left out: {needed:.0f} s of {seconds:.0f} s were not left.")
+        left_out = []
+        for workload in chosen:
+            todo = [target for target in _turned(targets, number) if due(workload, target, number)]
+            if number > 1 and time.monotonic() + sum(_last(runs, workload.name, one.name) for one in todo) > end:
+                left_out.append(workload.name)
+                continue
+            for target in todo:
+                done = measured(number, workload, target)
+                if isinstance(done, Run):
+                    runs.append(done)
+                elif number == 1:
+                    notes.append(f'Not measured: {target.name} in "{workload.name}": {done}.')
+        if left_out:
+            notes.append(f"Left out of round {number} for want of time: {', '.join(left_out)}.")
             say(notes[-1])
-            break
-        for workload, target in todo:
-            done = measured(number, workload, target)
-            if isinstance(done, Run):
-                runs.append(done)
-            elif number == 1:
-                notes.append(f'Not measured: {target.name} in "{workload.name}": {done}.')
     return runs, notes
 
 
@@ -105,7 +108,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="rounds at most; the median counts [3]")
     parser.add_argument("--messages", type=int, default=5000, help="messages of each load at most [5000]")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no round that would end later [20]")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="after the first round begin nothing that would end later [20]"
+    )
     parser.add_argument("--quick", action="store_true", help="one round of 1000 messages; writes no file")
     parser.add_argument("--base", type=Path, default=Path("/var/tmp"), help="where queues go: a real disk [/var/tmp]")
     parser.add_argument("--no-write", action="store_true", help=f"do not touch {PAGE.relative_to(ROOT)}")

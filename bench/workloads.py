@@ -20,12 +20,12 @@ from bench.load import AFTER, Load, RecipientSink, SilentHop, Sink, run
 from bench.machine import Times
 from bench.targets import PASSWORD, USER, Conditions, Target
 
-SECONDS = 5.0
+SECONDS = 4.0
 """How long a load lasts at most: a slow server gets fewer messages, but no fewer than :data:`LEAST`."""
 LEAST = 100
-IMPATIENT = 20.0
+IMPATIENT = 10.0
 """Seconds after which a client of an overload gives up."""
-OVERLOAD_SECONDS = 8.0
+OVERLOAD_SECONDS = 6.0
 TIMES = 3
 """How many times what a server can take it is offered in an overload."""
 

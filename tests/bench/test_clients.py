@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bench.clients import Job, Tally, content, hand_in, replies, source_address
 from bench.drive import Held, Outcome, Running, percentile
 from bench.load import RecipientSink
-from bench.workloads import LEAST, fitting
+from bench.workloads import LEAST, SECONDS, fitting
 
 STREAM = b"220 hello\r\n250-one\r\n250-two\r\n250 three\r\n250 2.1.0 ok\r\n354\r\n421 4.3.2 busy\r\n"
 
@@ -109,7 +109,7 @@ class Sharing(SynchronousTestCase):
 
     def test_fitting(self) -> None:
         self.assertEqual(fitting(5000, 10_000), 5000)
-        self.assertEqual(fitting(5000, 200), 1000)
+        self.assertEqual(fitting(5000, 200), 200 * SECONDS)
         self.assertEqual(fitting(5000, 1), LEAST)
         self.assertEqual(fitting(20, 1), 20)
 
