@@ -7,6 +7,7 @@ resolvers, and leaves it to them to validate DNSSEC.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -103,6 +104,11 @@ class IResolver(Interface):
         """The TXT records of a name, at least one, each as one text.  Raises as ``addresses`` does."""
 
 
+@functools.lru_cache(4096)
+def _reverse(address: str) -> str:
+    return dns.reversename.from_address(address).to_text()
+
+
 class _Cached(NamedTuple):
     expires: float
     records: tuple[Any, ...]
@@ -189,7 +195,7 @@ class Resolver:
 
     async def ptr(self, address: str) -> Sequence[str]:
         """See :class:`IResolver`."""
-        records = await self.lookup(dns.reversename.from_address(address).to_text(), "PTR")
+        records = await self.lookup(_reverse(address), "PTR")
         return [_text(record.target) for record in records]
 
     async def ipv4(self, name: str) -> Sequence[str]:

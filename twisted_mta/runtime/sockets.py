@@ -6,12 +6,13 @@ import errno
 import ipaddress
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import ServerFactory
 
 from . import unix_sockets
+from .quick import QuickServer
 from .unix_sockets import BACKLOG, BindError
 
 TURN = 32
@@ -70,7 +71,11 @@ def inherited(descriptor: int) -> socket.socket:
 
 
 def adopt(
-    reactor: IReactorSocket, sock: socket.socket, factory: ServerFactory[Any], *, fair: bool = False
+    reactor: IReactorSocket,
+    sock: socket.socket,
+    factory: ServerFactory[Any],
+    *,
+    fair: bool = False,
 ) -> IListeningPort:
     """Serves ``factory`` on a socket of :func:`bind`; the port owns it from now on, and ``sock`` is closed.
 
@@ -82,6 +87,7 @@ def adopt(
             port = unix_sockets.adopt(reactor, sock, factory)
         else:
             port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+            cast(Any, port).transport = QuickServer
     finally:
         sock.close()
     _take_at_most(1 if fair else TURN, port)

@@ -23,7 +23,7 @@ from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, handling, immediate, runs, telling, transaction, xclient
+from . import authentication, handling, runs, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -300,7 +300,7 @@ class MtaServer(ESMTP):
 
     def _flush(self) -> None:
         out, self._out = self._out, b""
-        immediate.write(self.transport, out)
+        self.transport.write(out)
 
     def _read(self, reading: bool) -> None:
         if reading != self._reading:

@@ -21,6 +21,7 @@ from ..delivery.shares import Tell
 from ..mail.events import EventSink
 from ..parts import Parts, Prepared, assemble, fan_out
 from ..runtime import sockets
+from ..runtime.quick import quicken
 from ..smtp.tls import ServerTls
 from .commands import Report
 from .upkeep import Upkeep
@@ -69,6 +70,7 @@ class Serving:
         await parts.start()
         self.metrics.watch_store(parts.store)
         self.metrics.watch_scheduler(parts.scheduler)
+        quicken(self._reactor)
         for name, one in bound:
             factory: Any = parts.factories[name].listening()
             self._ports.append(sockets.adopt(self._reactor, one.dup(), factory, fair=self._fair))
