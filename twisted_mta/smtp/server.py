@@ -10,7 +10,13 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ISSLTransport, ITLSTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IPushProducer,
+    ISSLTransport,
+    ITLSTransport,
+)
 from twisted.logger import Logger
 from twisted.mail.smtp import ESMTP
 from twisted.python.failure import Failure
@@ -60,7 +66,7 @@ TOO_MANY_COMMANDS = constant(421, "4.7.0", "Too many commands in one session; co
 _log = Logger()
 
 
-@implementer(IHandshakeListener, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class MtaServer(ESMTP):
     """One session.
 
@@ -91,6 +97,7 @@ class MtaServer(ESMTP):
         self._turning = False
         self._throttled = False  # the client does not read
         self._reading = True
+        self._hung_up = False  # the client sends no more, and may still hear
         self._received = 0
         self.since = 0.0
         self._reason = ""
@@ -191,6 +198,19 @@ class MtaServer(ESMTP):
         self.since = self.factory.clock.seconds()
         self.wire.auth = self._auth_state()
 
+    def readConnectionLost(self) -> None:
+        """The client has ended its side.  What it had sent is still served, and answered: a client may say QUIT in one
+        breath with the end of a message and shut down for writing, as Exim does, and without an answer it would send
+        the message again.  Nobody is waited for who has nothing under way."""
+        self._hung_up = True
+        pending, wire = self.wire.pending, self.wire
+        served = isinstance(pending, c.ContentEnd | c.ChunkEnd) or (wire.buffered and wire.state != "connect")
+        if not served or not (self._busy or self._throttled):
+            self._close()
+
+    def writeConnectionLost(self) -> None:
+        """We never end our side alone."""
+
     # -- bytes in, commands out --------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
@@ -230,7 +250,7 @@ class MtaServer(ESMTP):
         self._turning = False
         if self._out:
             self._flush()
-        if wire.state == "closed":
+        if wire.state == "closed" or (self._hung_up and not self._busy and not self._throttled):
             self._close()
         elif not self._busy:
             if not self._reading and not self._throttled:
@@ -303,7 +323,7 @@ class MtaServer(ESMTP):
         self.transport.write(out)
 
     def _read(self, reading: bool) -> None:
-        if reading != self._reading:
+        if reading != self._reading and not self._hung_up:
             self._reading = reading
             if reading:
                 self.transport.resumeProducing()
