@@ -205,6 +205,17 @@ class Login(AuthCase):
         own.reconfigure(Settings(submission=Submission(mechanisms=("PLAIN",))))
         self.assertFalse(own.keys)
 
+    def test_keys_of_other_rounds_are_made_anew(self) -> None:
+        """Clients refuse to compute too many."""
+        own = DirectoryChecker(self.directory, self.hasher, self.cache, keys=True)
+        old = str(Keys.make("secret", iterations=70_000))
+        self.directory.replace_hash("anna@isp.example", self.user().password_hash, self.user().password_hash, old)
+        own.requestAvatarId(UsernamePassword(b"anna@isp.example", b"secret"))
+        keys = Keys.parse(self.user().scram)
+        assert keys is not None
+        self.assertNotEqual(keys.iterations, 70_000)
+        self.assertEqual(keys, Keys.make("secret", keys.salt, keys.iterations))
+
     def test_new_password_forgets_the_keys(self) -> None:
         self.directory.replace_hash("anna@isp.example", self.user().password_hash, OTHER.hash("secret"), "keys")
         self.directory.set_user("anna@isp.example", suspended=True)

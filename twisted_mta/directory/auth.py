@@ -187,7 +187,7 @@ class DirectoryChecker:
             raise KeptElsewhere(partial(self._hasher.verify, "", password))
         if not await self._hasher.verify(password_hash, password) or user is None:
             raise UnauthorizedLogin
-        if self._hasher.outdated(password_hash) or (self.keys and not user.scram):
+        if self._hasher.outdated(password_hash) or (self.keys and self._hasher.outdated_keys(user.scram)):
             user = await self._renew(user, password)
         self._cache.add(user, password)
         return user.address.encode()
@@ -200,7 +200,8 @@ class DirectoryChecker:
         try:
             outdated = self._hasher.outdated(user.password_hash)
             new = await self._hasher.hash(password) if outdated else user.password_hash
-            scram = await self._hasher.keys(password) if self.keys and not user.scram else ""
+            stale = self.keys and self._hasher.outdated_keys(user.scram)
+            scram = await self._hasher.keys(password) if stale else ""
             await self._hasher.run(lambda: replace_hash(user.address, user.password_hash, new, scram))
             return await self._directory.user(user.address) or user
         except Exception:

@@ -179,3 +179,8 @@ class Hasher(Threads):
             return self._hasher.check_needs_rehash(password_hash)
         except InvalidHashError:
             return False
+
+    def outdated_keys(self, keys: str) -> bool:
+        """Whether SCRAM keys are missing, or were made with another number of rounds than ours."""
+        known = scram.Keys.parse(keys)
+        return known is None or known.iterations != self._iterations
