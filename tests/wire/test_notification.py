@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.wire.notification import decode_envid, decode_orcpt, decode_xtext, encode_xtext, parse_notify
+from twisted_mta.wire.notification import (
+    ascii_orcpt,
+    decode_envid,
+    decode_orcpt,
+    decode_xtext,
+    encode_xtext,
+    parse_notify,
+)
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1)
 
@@ -43,6 +50,15 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(decode_orcpt("rfc822;a+2Bb@c.example"), ("rfc822", "a+b@c.example"))
         self.assertEqual(decode_orcpt("X-400;/c=us/"), None, "an equals sign is to be encoded")
         for value in ("", "rfc822", ";a", "rfc 822;a", "rfc822;+00", "rfc822;" + "a" * 494):
+            self.assertIsNone(decode_orcpt(value), value)
+
+    def test_orcpt_in_utf8(self) -> None:
+        """RFC 6533 §3, and what Postfix makes of such an address."""
+        for value in ("utf-8;j\\x{FC}@c.example", "utf-8;j\u00fc@c.example", "rfc822;j+C3+BC@c.example"):
+            self.assertEqual(ascii_orcpt(value), "utf-8;j\\x{FC}@c.example")
+            self.assertEqual(decode_orcpt(value), ("utf-8", "j\\x{FC}@c.example"))
+        for value in ("rfc822;j+FC@c.example", "rfc822;j+C3+28", "rfc822;+C2+80x", "rfc822;+ED+A0+80", "x400;j+C3+BC"):
+            self.assertEqual(ascii_orcpt(value).isascii(), True)
             self.assertIsNone(decode_orcpt(value), value)
 
     def test_envid(self) -> None:

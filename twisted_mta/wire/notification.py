@@ -15,6 +15,7 @@ NOTIFY_LIMIT, ORCPT_LIMIT, ENVID_LIMIT = 28, 500, 100
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _HEX = re.compile(r"\+([0-9A-F]{2})")
+_OCTETS = re.compile(r"(?:\+[89A-F][0-9A-F])+")
 _BEYOND = re.compile("[\u0080-\U0010ffff]")
 _TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}[A-Za-z0-9])?")
 _WISHES = ("SUCCESS", "FAILURE", "DELAY")
@@ -54,17 +55,36 @@ def encode_address(address: str) -> str:
     )
 
 
+def _unfolded(value: str) -> str:
+    """ORCPT's value with UTF-8 for UTF-8 that was put into xtext octet by octet, and then of type "utf-8": so Postfix
+    sends it, as "rfc822"."""
+    kind, semicolon, encoded = value.partition(";")
+    if kind.lower() not in ("rfc822", "utf-8") or not _OCTETS.search(encoded):
+        return value
+    try:
+        text = _OCTETS.sub(lambda match: bytes.fromhex(match[0].replace("+", "")).decode("utf-8"), encoded)
+    except UnicodeDecodeError:
+        return value
+    return f"utf-8{semicolon}{text}"
+
+
 def ascii_orcpt(value: str) -> str:
     """ORCPT's value of type "utf-8" as it may stand where only ASCII may, whichever way it was given (RFC 6533 §3)."""
+    if "+" in value:
+        value = _unfolded(value)
     return value if value.isascii() else _BEYOND.sub(lambda match: f"\\x{{{ord(match[0]):02X}}}", value)
 
 
 def decode_orcpt(value: str) -> tuple[str, str] | None:
     """ORCPT's address type and address; None if the value is not well formed (RFC 3461 §4.2)."""
+    if len(value) > ORCPT_LIMIT:
+        return None
+    if "+" in value:
+        value = _unfolded(value)
     kind, semicolon, encoded = value.partition(";")
     if kind.lower() == "utf-8" and value.isprintable():
         encoded = ascii_orcpt(encoded)
-    if not semicolon or len(value) > ORCPT_LIMIT or not _TYPE.fullmatch(kind):
+    if not semicolon or not _TYPE.fullmatch(kind):
         return None
     address = decode_xtext(encoded)
     return None if address is None else (kind, address)
