@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.wire.scramclient import ScramClient
 from tests.wire.test_client_fuzz import drive
 from tests.wire.test_content import decode
 from tests.wire.test_server import NO, converse, greeted
 from twisted_mta.mail.address import AddressError, canonical, parse_address
 from twisted_mta.mail.header import Head
-from twisted_mta.mail.status import MailError
+from twisted_mta.mail.status import MailError, Reply
+from twisted_mta.wire import capabilities, notification, proxy, sasl, xclient
 from twisted_mta.wire import commands as c
-from twisted_mta.wire import proxy, sasl
-from twisted_mta.wire.oauth import OAUTHBEARER, XOAUTH2, OAuth
+from twisted_mta.wire.oauth import OAuth
 from twisted_mta.wire.replies import ReplyError, ReplyParser
+from twisted_mta.wire.scram import Keys, Scram
 
 _STEPS = (1, 2, 3, 5, 7, 16, 61, 997)
 
@@ -38,6 +40,26 @@ def server(data: bytes) -> None:
             c.ContentEnd(b"", NO, False) if isinstance(event, c.ContentEnd) and event.flaw is not None else event
             for event in converse(greeted(auth="offered"), *parts)
         ]
+
+    assert seen([whole]) == seen(cut)
+
+
+BEGUN = b"EHLO x\r\nMAIL FROM:<a@b.example> BODY=BINARYMIME\r\nRCPT TO:<c@d.example>\r\n"
+
+
+def chunks(data: bytes) -> None:
+    """A message by BDAT, however its commands and octets are mixed and cut: what it comes to is the same."""
+    whole, cut = pieces(data)
+
+    def seen(parts: list[bytes]) -> list[tuple[object, ...]]:
+        connection = greeted(auth="offered")
+        events = converse(connection, BEGUN.replace(b" BODY=BINARYMIME", b"") if whole[:1] < b"\x80" else BEGUN, *parts)
+        # How far a flawed message is given out, and by which flaw it is known, depends on the pieces.
+        told: list[tuple[object, ...]] = []
+        for event in events:
+            ended = isinstance(event, c.ContentEnd | c.ChunkEnd)
+            told.append((type(event), event.flaw is not None) if ended and event.flaw is not None else (event,))  # type: ignore[attr-defined]
+        return [*told, (connection.state, connection.buffered)]
 
     assert seen([whole]) == seen(cut)
 
@@ -80,15 +102,77 @@ def replies(data: bytes) -> None:
 
 
 def login(data: bytes) -> None:
-    """The SASL exchanges; only SaslError escapes."""
-    for make in (sasl.Plain, sasl.Login, sasl.External, lambda: OAuth(OAUTHBEARER), lambda: OAuth(XOAUTH2)):
-        exchange: sasl.Exchange = make()
+    """The SASL exchanges of one message or two; only SaslError escapes, and what was said is not in words."""
+    for make in (*sasl.MECHANISMS.values(), lambda: OAuth("OAUTHBEARER"), lambda: OAuth("XOAUTH2")):
+        exchange = make()
         try:
             for line in data.split(b"\n"):
-                if not isinstance(exchange.step(sasl.decode(line, initial=True)), bytes):
+                found = exchange.step(sasl.decode(line, initial=True))
+                if not isinstance(found, bytes):
+                    assert "secret" not in repr(found)
                     break
         except sasl.SaslError:
             pass
+
+
+KEYS = Keys.make("secret", b"salt" * 4, 1)
+
+
+def scrams(data: bytes) -> None:
+    """SCRAM; only SaslError escapes, and nobody is proven but by the proof."""
+    plus, offered = bool(data[:1] > b"\x40"), bool(data[:1] > b"\x80")
+    exchange = Scram(plus, offered, lambda kind: b"bound" if kind == "tls-exporter" else b"", b"nonce")
+    proven = ScramClient("anna", "secret", b"p=tls-exporter" if plus else b"n", b"bound" if plus else b"", b"own")
+    challenge = b""
+    try:
+        for line in data[1:].split(b"\n"):
+            # The mark stands for a proof that no fuzzer finds.
+            said = proven.final(challenge) if line == b"*" and challenge else line
+            found = exchange.step(said)
+            if isinstance(found, sasl.Wanted):
+                challenge = exchange.found(KEYS)
+                assert challenge.startswith(b"r=")
+                assert challenge.count(b",") == 2
+            elif isinstance(found, sasl.Proven):
+                assert b"\n*" in data
+                assert found.username
+                return
+    except sasl.SaslError:
+        pass
+
+
+def notices(data: bytes) -> None:
+    """DSN's parameters: what is taken stands for printable ASCII, may be passed on as it is, and is then the same."""
+    text = data.decode("utf-8", "replace")
+    known = notification.decode_orcpt(text)
+    if known is not None:
+        assert known[1].isascii()
+        assert known[1].isprintable()
+        plain = notification.ascii_orcpt(text)
+        assert plain.isascii()
+        assert plain.isprintable()
+        assert " " not in plain
+        assert notification.ascii_orcpt(plain) == plain
+        assert (notification.decode_orcpt(plain) or known) == known
+    envid = notification.decode_envid(text)
+    assert envid is None or notification.decode_envid(notification.encode_xtext(envid)) in (envid, None)
+    notify = notification.parse_notify(text)
+    assert notify is None or notification.parse_notify(notify) == notify
+    assert notification.encode_address(text).isascii()
+
+
+def offers(data: bytes) -> None:
+    """What EHLO is answered, and how the next message is begun: nothing escapes, and limits are numbers."""
+    capabilities.parse_capabilities(Reply(250, "", data.decode("utf-8", "replace")))
+
+
+def claims(data: bytes) -> None:
+    """XCLIENT's argument; only XclientError escapes, and nothing in it can end a line."""
+    try:
+        found = xclient.parse(data.decode("utf-8", "replace"))
+    except xclient.XclientError:
+        return
+    assert not set(repr(found)) & set("\r\n\0")
 
 
 def header(data: bytes) -> None:
@@ -145,11 +229,16 @@ def proxied(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "address": address,
+    "chunks": chunks,
+    "claims": claims,
     "client": client,
     "content": content,
     "header": header,
     "login": login,
+    "notices": notices,
+    "offers": offers,
     "proxied": proxied,
     "replies": replies,
+    "scrams": scrams,
     "server": server,
 }
