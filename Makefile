@@ -18,6 +18,8 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || { echo "Making $(VENV) …"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing twisted-mta and its tools into $(VENV) …"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,lint]'
+	@$(PYTHON) -m venv $(VENV)/issuer  # a peer: what it brings along, a package "tests" too, is none of ours
+	@$(VENV)/issuer/bin/python -m pip install -qq --disable-pip-version-check 'canaille[oidc] >= 0.3.6'
 	@touch $@
 
 demo: $(STAMP)  ## the real service on loopback, with one message of each fate; Ctrl-C ends it
