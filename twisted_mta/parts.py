@@ -102,6 +102,8 @@ class Parts:
     tokens: TokenChecker
     portal: Portal
     throttle: AuthThrottle
+    rates: RatePolicy
+    greeting: GreetingPolicy
     stages: tuple[IPolicy, ...]
     greylist: GreylistPolicy
     own_stages: tuple[IPolicy, ...]
@@ -331,6 +333,8 @@ def assemble(
         tokens=tokens,
         portal=portal,
         throttle=throttle,
+        rates=rates,
+        greeting=greeting,
         stages=stages,
         greylist=grey,
         own_stages=own,

@@ -7,6 +7,7 @@ and victims.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -19,13 +20,22 @@ from tests.e2e.test_crash import arrivals
 from tests.peers import wait_for
 from tests.peers.mta import Mta
 from tests.peers.postfix import SmtpSink
-from tests.workers.test_processes import Load, alive, workers
+from tests.workers.test_processes import Load, alive
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROUNDS = int(os.environ.get("MTA_CRASH_ROUNDS", "6"))
 WORKERS = 2
 CONNECTIONS = 10
+
+
+def workers(mta: Mta) -> dict[int, int]:
+    """The process ids of the workers that serve, by their places, as the service writes them down each second."""
+    try:
+        status = json.loads((mta.state / "run" / "mta.json").read_text())
+    except ValueError:  # met half-way
+        return {}
+    return {one["slot"]: one["pid"] for one in status["workers"] if one["state"] == "serving"}
 
 
 class WorkersCrashTests(SynchronousTestCase):
@@ -59,6 +69,7 @@ class WorkersCrashTests(SynchronousTestCase):
                     victims[victim] += 1
                     kills.append(time.time())
                     self.kill(mta, victim, chance)
+                    print(number, victim, len(load.promised), flush=True)
                 load.wait(10)
                 load.stop()
                 mta.wait_empty(150)  # what several have died with is armed for a while
@@ -79,7 +90,7 @@ class WorkersCrashTests(SynchronousTestCase):
 
     def kill(self, mta: Mta, victim: str, chance: random.Random) -> None:
         """And wait until all serve again."""
-        before = workers(mta)
+        before = wait_for("all workers", lambda: len(found := workers(mta)) == WORKERS and found, 20)
         if victim == "parent":
             os.kill(mta.pid, signal.SIGKILL)
             mta.wait()

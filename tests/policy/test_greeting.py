@@ -54,6 +54,16 @@ class Greeting(SynchronousTestCase):
         self.clock.advance(7 * DAY)
         self.assertEqual(self.begin(peer(stranger=True)), [])
 
+    def test_nor_where_another_process_took_it(self) -> None:
+        told: list[tuple[str, str, int, int]] = []
+        self.policy.tell = lambda *what: told.append(what)
+        for _ in range(2):
+            self.policy.closed(peer(stranger=True, messages=1))
+        self.assertEqual(len(told), 1)
+        other = GreetingPolicy(made(greeting_delay=3.0), self.clock, entries=2)
+        other.learn(told[0][1])
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(other.connect(peer(stranger=True)))), None)
+
     def test_who_has_not_waits_again(self) -> None:
         self.policy.closed(peer(stranger=True, commands=5))
         self.assertEqual(self.begin(peer(stranger=True)), [])

@@ -15,7 +15,7 @@ from tests.policy.samples import account, directory, peer, transaction
 from twisted_mta.config.settings import Defence, Settings
 from twisted_mta.mail.status import Reply
 from twisted_mta.policy.interfaces import Peer
-from twisted_mta.policy.rates import CONNECTIONS, RatePolicy, Rates
+from twisted_mta.policy.rates import CONNECTIONS, KNOWN, RatePolicy, Rates
 
 NOW = 1_800_000_000.0
 
@@ -225,10 +225,52 @@ class CustomerTests(Case):
         self.assertEqual(self.ask(policy.mail(self.stranger(), transaction()))[1], 0)
 
 
+class SharedTests(Case):
+    """Several processes, each told what the others count."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.limits = {"connections_per_minute": 5, "auth_failures_per_hour": 2, "customer_messages_per_minute": 5}
+        self.here, self.there = (self.policy(tarpit=0.0, **self.limits) for _ in range(2))
+        self.told: list[tuple[str, str, int, int]] = []
+
+        def tell(*what: Any) -> None:
+            self.told.append(what)
+            self.there.learn(*what)
+
+        self.here.tell = tell
+
+    def test_what_is_counted_here_counts_there(self) -> None:
+        for number in range(5):
+            self.assertEqual(self.ask(self.here.connect(self.stranger()))[1], 0)
+            self.assertEqual(self.ask(self.there.connect(self.stranger()))[1], 0)
+            self.assertEqual(self.told, [("address", "192.0.2.1", CONNECTIONS, 1)] * (number + 1))
+        self.assertEqual(self.ask(self.there.connect(self.stranger()))[1], 421)
+        self.assertEqual(self.ask(self.there.connect(self.stranger("192.0.2.2")))[1], 0)
+
+    def test_customers_too(self) -> None:
+        for _ in range(10):
+            self.ask(self.here.mail(self.user(), transaction()))
+        self.assertEqual(self.ask(self.there.mail(self.user("198.51.100.1"), transaction()))[1], 421)
+
+    def test_and_where_a_user_has_logged_in(self) -> None:
+        self.ask(self.here.mail(self.user(), transaction()))
+        self.here.closed(self.user())
+        self.assertEqual([what for what in self.told if what[2] == KNOWN], [("address", "192.0.2.1", KNOWN, 0)], "once")
+        self.here.closed(self.stranger(auth_failures=9))
+        self.assertEqual(self.ask(self.there.connect(self.stranger()))[1], 0)
+        self.here.closed(self.stranger("192.0.2.9", auth_failures=9))
+        self.assertEqual(self.ask(self.there.connect(self.stranger("192.0.2.9")))[1], 421)
+
+    def test_what_has_no_limit_is_not_told(self) -> None:
+        self.here.closed(self.stranger(commands=50))
+        self.assertEqual(self.told, [])
+
+
 class RatesTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.floats(0, 90), st.integers(1, 5)), max_size=50), st.integers(1, 20))
     def test_never_more_than_two_windows_worth_in_a_window(self, steps: list[tuple[float, int]], limit: int) -> None:
-        rates = Rates()
+        rates = Rates("address")
         rates.limits = (limit, None, None, None, None)
         counters, now, taken = rates.of("a"), NOW, []
         for pause, amount in steps:

@@ -178,6 +178,12 @@ class Together(PoolCase):
         self.pool.heard(first, c.Attempts, [("192.0.2.1", "a@b", 0)])  # type: ignore[arg-type]
         self.assertEqual((len(self.told(first, c.Attempts)), len(self.told(second, c.Attempts))), (0, 1))
 
+    def test_what_rates_count_goes_to_the_others(self) -> None:
+        first, second = self.serve()
+        self.pool.heard(second, c.Rates, [("address", "192.0.2.1", 0, 7)])  # type: ignore[arg-type]
+        self.assertEqual(self.told(first, c.Rates), [{"entries": [("address", "192.0.2.1", 0, 7)]}])
+        self.assertEqual(self.told(second, c.Rates), [])
+
 
 class Reloads(PoolCase):
     """All or none."""

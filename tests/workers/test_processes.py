@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -227,6 +229,24 @@ class TogetherTests(SynchronousTestCase):
             session.cmd("QUIT")
             session.socket.close()
         wait_for("another session", lambda: greeting() == 220)
+
+    def test_rates_hold_over_all(self) -> None:
+        limit = 30
+        mta = self.start(
+            defence={"exempt": ["192.0.2.1"], "connections_per_minute": limit, "tarpit": "0s", "greeting_delay": "0s"}
+        )
+        stranger = ("127.0.0.66", 0)
+        count = 0
+        while True:
+            with socket.create_connection(("127.0.0.1", mta.mx), 10, stranger) as one:
+                if not one.recv(100).startswith(b"220"):
+                    break
+                one.sendall(b"QUIT\r\n")
+                one.recv(100)
+            count += 1
+            self.assertLess(count, 3 * limit, "each worker counts for itself")
+            time.sleep(0.02)  # so that what is gathered is small beside the limit
+        self.assertGreaterEqual(count, 2 * limit - 1)
 
     def test_a_reload_reaches_all_or_none(self) -> None:
         mta = self.start()

@@ -162,7 +162,7 @@ class Defence:
     """What is done against clients that do harm.  Rates by address are those of an IPv4 address or an IPv6 /64 and
     hold for who has not authenticated, rates by customer for who has.  Beyond a rate a client is answered late, later
     the further it is beyond; at twice the rate it is turned away with 421 until it has fallen below.
-    Each of ``workers`` counts for itself."""
+    They hold over all ``workers``, but for what comes within a twentieth of a second."""
 
     exempt: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")
     """Networks whose clients none of this is done to, such as those of a monitor; ``relay.networks`` are exempt too."""

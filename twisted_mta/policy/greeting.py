@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -35,6 +36,8 @@ class GreetingPolicy(Policy):
         self._clock = clock
         self._waits = Waits(clock)
         self._known: OrderedDict[str, float] = OrderedDict()
+        self.tell: Callable[[str, str, int, int], object] | None = None
+        """Is told of addresses that are new here, for the :meth:`learn` of other processes; see :mod:`.rates`."""
         self._entries = entries
         self.reconfigure(settings)
 
@@ -54,10 +57,16 @@ class GreetingPolicy(Policy):
         self._waits.end(peer)
         if peer.messages and peer.guarded:
             key = site(peer.address)
-            self._known[key] = self._clock.seconds() + KNOWN_FOR
-            self._known.move_to_end(key)
-            if len(self._known) > self._entries:
-                self._known.popitem(last=False)
+            if self.tell is not None and not self._knows(peer):
+                self.tell("greeting", key, 0, 0)
+            self.learn(key)
+
+    def learn(self, key: str) -> None:
+        """An address has handed in a message, here or to another process."""
+        self._known[key] = self._clock.seconds() + KNOWN_FOR
+        self._known.move_to_end(key)
+        if len(self._known) > self._entries:
+            self._known.popitem(last=False)
 
     def _knows(self, peer: Peer) -> bool:
         now = self._clock.seconds()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -32,13 +33,23 @@ CONNECTIONS, MESSAGES, COMMANDS, ERRORS, AUTH_FAILURES = range(5)
 _NAMES = ("connections", "messages", "commands", "refused commands", "failed logins")
 _WINDOWS = (MINUTE, MINUTE, MINUTE, MINUTE, HOUR)
 
+KNOWN = len(_NAMES)
+"""In place of a counter: a user has logged in from there."""
+AGAIN = 1 * HOUR
+"""Seconds after which other processes are told again that one has."""
+
+Tell = Callable[[str, str, int, int], object]
+"""Is told what happened here, for the ``learn`` of other processes: whose counters ("address", "customer"), of which
+key, which counter, and how much."""
+
 
 class _Counters:
     """Of one address or customer: when each counter will have run empty, and until when it is known as a user's."""
 
-    __slots__ = ("empty", "known")
+    __slots__ = ("empty", "key", "known")
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.empty = [0.0] * len(_NAMES)
         self.known = 0.0
 
@@ -47,7 +58,9 @@ class Rates:
     """The counters of many, each with the same ``limits`` (a window's worth; None for none) in the order of the
     constants above."""
 
-    def __init__(self, entries: int = ENTRIES) -> None:
+    def __init__(self, scope: str, entries: int = ENTRIES) -> None:
+        self._scope = scope
+        self.tell: Tell | None = None
         self._counters: OrderedDict[str, _Counters] = OrderedDict()
         self._entries = entries
         self.limits: tuple[int | None, ...] = (None,) * len(_NAMES)
@@ -59,7 +72,7 @@ class Rates:
         """The counters of ``key``, made if there are none."""
         found = self._counters.get(key)
         if found is None:
-            found = self._counters[key] = _Counters()
+            found = self._counters[key] = _Counters(key)
             if len(self._counters) > self._entries:
                 self._counters.popitem(last=False)
         else:
@@ -67,11 +80,23 @@ class Rates:
         return found
 
     def add(self, counters: _Counters, kind: int, amount: int, now: float) -> None:
-        """Count what has happened."""
+        """Count what has happened here."""
+        if self.limits[kind] is not None and amount and self.tell is not None:
+            self.tell(self._scope, counters.key, kind, amount)
+        self.learn(counters, kind, amount, now)
+
+    def learn(self, counters: _Counters, kind: int, amount: int, now: float) -> None:
+        """Count what has happened, wherever it was."""
         limit, window = self.limits[kind], _WINDOWS[kind]
         if limit is not None and amount:
             empty = max(self._empty(counters, kind, now), now) + amount * window / max(limit, 0.5)
             counters.empty[kind] = min(empty, now + 3 * window)
+
+    def know(self, counters: _Counters, now: float) -> None:
+        """A user has logged in here."""
+        if self.tell is not None and not now < counters.known - KNOWN_FOR + AGAIN:
+            self.tell(self._scope, counters.key, KNOWN, 0)
+        counters.known = now + KNOWN_FOR
 
     def _empty(self, counters: _Counters, kind: int, now: float) -> float:
         """When a counter will have run empty.  Further ahead than :meth:`add` goes it can only be because the clock has
@@ -100,8 +125,8 @@ class RatePolicy(Policy):
     def __init__(self, settings: Settings, clock: IReactorTime, entries: int = ENTRIES) -> None:
         self._clock = clock
         self._waits = Waits(clock)
-        self._addresses = Rates(entries)
-        self._customers = Rates(entries)
+        self._addresses = Rates("address", entries)
+        self._customers = Rates("customer", entries)
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -123,6 +148,24 @@ class RatePolicy(Policy):
             None,
         )
 
+    @property
+    def tell(self) -> Tell | None:
+        """Who is told of what is counted here."""
+        return self._addresses.tell
+
+    @tell.setter
+    def tell(self, tell: Tell | None) -> None:
+        self._addresses.tell = self._customers.tell = tell
+
+    def learn(self, scope: str, key: str, kind: int, amount: int) -> None:
+        """Something has happened in another process."""
+        rates = self._customers if scope == "customer" else self._addresses
+        counters, now = rates.of(key), self._clock.seconds()
+        if kind == KNOWN:
+            counters.known = now + KNOWN_FOR
+        else:
+            rates.learn(counters, kind, amount, now)
+
     async def connect(self, peer: Peer) -> Reply | None:
         """Late, or 421 4.7.0, where the address has had too many connections, commands, errors or failed logins."""
         if not peer.stranger:
@@ -142,7 +185,7 @@ class RatePolicy(Policy):
         if peer.account is None:
             counters, rates, whose = self._addresses.of(site(peer.address)), self._addresses, "from your address"
         else:
-            self._addresses.of(site(peer.address)).known = now + KNOWN_FOR
+            self._addresses.know(self._addresses.of(site(peer.address)), now)
             counters, rates, whose = self._customers.of(peer.customer), self._customers, f"of {peer.customer}"
         self._settle(peer, rates, counters, now)
         kinds = [(MESSAGES, 1), (COMMANDS, 0), (ERRORS, 0)]
@@ -160,7 +203,7 @@ class RatePolicy(Policy):
             return
         now = self._clock.seconds()
         if peer.account is not None:
-            self._addresses.of(site(peer.address)).known = now + KNOWN_FOR
+            self._addresses.know(self._addresses.of(site(peer.address)), now)
             self._settle(peer, self._customers, self._customers.of(peer.customer), now)
         else:
             self._settle(peer, self._addresses, self._addresses.of(site(peer.address)), now)

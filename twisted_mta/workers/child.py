@@ -59,6 +59,11 @@ class Link(amp.AMP):
         self._heard(c.Attempts, entries)
         return {}
 
+    @c.Rates.responder
+    def _rates(self, entries: Any) -> dict[str, Any]:
+        self._heard(c.Rates, entries)
+        return {}
+
 
 class _One:
     """Gives the one protocol that there is, to ``adoptStreamConnection``."""

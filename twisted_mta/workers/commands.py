@@ -76,6 +76,7 @@ class Family(msgspec.Struct, frozen=True):
 
 
 Entries = list[tuple[str, str, int]]
+Counted = list[tuple[str, str, int, int]]
 
 _NONE: list[tuple[bytes, Any]] = []
 _REFUSED: dict[type[Exception], bytes] = {Refused: b"REFUSED"}
@@ -165,4 +166,12 @@ class Attempts(amp.Command):
     """Logins: (address, user, 1 for a good one): to the parent, and from it to the others."""
 
     arguments = [(b"entries", Packed(Entries))]
+    requiresAnswer = False  # noqa: N815
+
+
+class Rates(amp.Command):
+    """What has happened that rates count, as :data:`..policy.rates.Tell` has it: to the parent, and from it to the
+    others."""
+
+    arguments = [(b"entries", Packed(Counted))]
     requiresAnswer = False  # noqa: N815

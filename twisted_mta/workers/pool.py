@@ -221,10 +221,10 @@ class Pool:
         elif command is c.Counts:
             self._ledger.say(child.slot, entries)
             self._news()
-        elif command is c.Attempts:
+        else:  # failed logins, and what rates count
             for other in self._hearing():
                 if other is not child:
-                    other.tell(c.Attempts, entries=entries)
+                    other.tell(command, entries=entries)
 
     def _news(self) -> None:
         for number, entries in self._ledger.news().items():

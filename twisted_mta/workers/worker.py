@@ -32,6 +32,10 @@ PARENT = 3
 """The descriptor of the socket to the parent."""
 GATHER = 0.002
 """Seconds for which counts are gathered before they are told."""
+GATHER_RATES = 0.05
+"""The same for what rates count: more, and less urgent."""
+MOST_RATES = 5000
+"""How many of these are told at once: a flood from more addresses than that is told by half."""
 
 
 class Worker(amp.AMP):
@@ -49,6 +53,8 @@ class Worker(amp.AMP):
         self._due: set[tuple[Lane, bool]] = set()
         self._changed: set[tuple[str, str]] = set()
         self._attempts: c.Entries = []
+        self._rates: dict[tuple[str, str, int], int] = {}
+        self._rates_call: IDelayedCall | None = None
         self._due_call: IDelayedCall | None = None
         self._news_call: IDelayedCall | None = None
 
@@ -69,6 +75,7 @@ class Worker(amp.AMP):
             parts = serving.parts
             parts.scheduler.shares.divide(Mine(Division(order.slots), order.slot))
             parts.throttle.tell = self._tell_attempt
+            parts.rates.tell = parts.greeting.tell = self._tell_rate
             self._count(order.counts)
             for kind, tally in parts.tallies.items():
                 tally.changed = lambda key, kind=kind: self._tell_count(kind, key)
@@ -143,6 +150,17 @@ class Worker(amp.AMP):
                 self._serving.parts.throttle.learn(address, user, bool(good))
         return {}
 
+    @c.Rates.responder
+    def _counted(self, entries: c.Counted) -> dict[str, Any]:
+        if self._serving is not None:
+            parts = self._serving.parts
+            for scope, key, kind, amount in entries:
+                if scope == "greeting":
+                    parts.greeting.learn(key)
+                else:
+                    parts.rates.learn(scope, key, kind, amount)
+        return {}
+
     @c.Retire.responder
     def _retire(self) -> dict[str, Any]:
         self.end(retire=True)
@@ -177,6 +195,18 @@ class Worker(amp.AMP):
     def _tell_attempt(self, address: str, user: str, good: bool) -> None:
         self._attempts.append((address, user, int(good)))
         self._soon()
+
+    def _tell_rate(self, scope: str, key: str, kind: int, amount: int) -> None:
+        what = (scope, key, kind)
+        if what in self._rates or len(self._rates) < MOST_RATES:
+            self._rates[what] = self._rates.get(what, 0) + amount
+        if self._rates_call is None:
+            self._rates_call = self._reactor.callLater(GATHER_RATES, self._send_rates)
+
+    def _send_rates(self) -> None:
+        self._rates_call = None
+        rates, self._rates = self._rates, {}
+        self._say(c.Rates, entries=[(*what, amount) for what, amount in rates.items()])
 
     def _soon(self) -> None:
         if self._news_call is None:
