@@ -141,6 +141,13 @@ class SignatureTests(SynchronousTestCase):
         """RFC 7515 §4.1.11: what must be understood and is not."""
         self.refused(token(crit=["exp"], exp=1))
 
+    def test_tokens_of_another_kind(self) -> None:
+        """RFC 8725 §3.11: what is signed by the same keys for another purpose is no access token (RFC 9068 §2.1)."""
+        for typ in ("JWT", "jwt", "at+jwt", "application/at+jwt", "application/okta-internal-at+jwt"):
+            self.assertEqual(KEYS.claims(token(typ=typ), ALL), CLAIMS)
+        for typ in ("logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "at+jwt+x"):
+            self.refused(token(typ=typ), error=NotAJwt)
+
     def test_no_jwt(self) -> None:
         head, payload, signature = token().split(".")
         for text in ("", "ya29.opaque", "a.b.c", f"{head}.{payload}.{signature}.", f"{head}.{payload}", "..", "é.é.é"):

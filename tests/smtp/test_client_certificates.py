@@ -22,6 +22,7 @@ from twisted_mta.smtp.tls import ClientTls, TlsError, client_context
 from twisted_mta.testing.client import MemoryClient
 from twisted_mta.testing.server import TestServer
 
+PROXY = "192.0.2.25"
 ANN, BOB = "ann@isp.example", "bob@isp.example"
 OURS, OTHERS = trustme.CA(), trustme.CA()
 ANNS = OURS.issue_cert(ANN)
@@ -67,6 +68,7 @@ class CertificateCase(SynchronousTestCase):
             port = 587
             role = "submission"
             {asks}
+            xclient = ["{PROXY}"]
             [listen.submissions]
             port = 465
             role = "submission"
@@ -74,6 +76,7 @@ class CertificateCase(SynchronousTestCase):
             {asks}
             [listen.mx]
             port = 25
+            xclient = ["{PROXY}"]
             {asks}
             [listen.plain]
             port = 588
@@ -91,13 +94,13 @@ class CertificateCase(SynchronousTestCase):
             self.server.add_user(f"{name}@isp.example")
 
     def client(
-        self, leaf: trustme.LeafCert | None, listener: str = "submission", context: SSL.Context | None = None
+        self, leaf: trustme.LeafCert | None, listener: str = "submission", address: str = "198.51.100.9"
     ) -> MemoryClient:
-        context = context or client_context()
+        context = client_context()
         if leaf is not None:
             context.use_certificate(loaded(leaf))
             context.use_privatekey(load_pem_private_key(leaf.private_key_pem.bytes(), None))  # type: ignore[arg-type]
-        client = self.server.connect(listener)
+        client = self.server.connect(listener, address=address)
         client.ehlo()
         self.assertNotIn("EXTERNAL", client.extensions.get("AUTH", ""), "nothing is known before TLS")
         self.assertEqual(client.ask("STARTTLS").code, 220)
@@ -283,6 +286,20 @@ class FingerprintTests(CertificateCase):
         client.mail("joe@far.example", "jim@elsewhere.example")
         (event,) = [e for e in self.server.events if isinstance(e, Accepted)]
         self.assertEqual(event.certificate, fingerprint(HOST))
+
+    def test_a_proxy_s_certificate_is_not_its_clients(self) -> None:
+        self.server.parts.directory.set_user(ANN, certificates=(fingerprint(HOST),))
+        client = self.client(HOST, address=PROXY)
+        self.assertTrue(self.offered(client))
+        self.assertEqual(client.xclient("ADDR=198.51.100.7").code, 220)
+        client.ehlo()
+        self.assertFalse(self.offered(client))
+        self.assertEqual(self.external(client, ANN).code, 504)
+        client = self.client(HOST, "mx", PROXY)
+        self.assertEqual(client.xclient("ADDR=198.51.100.7").code, 220)
+        client.ehlo()
+        client.ask("MAIL FROM:<joe@far.example>")
+        self.assertEqual(client.ask("RCPT TO:<jim@elsewhere.example>").code, 550)
 
     def test_relaying_is_for_mx_alone(self) -> None:
         client = self.client(HOST)

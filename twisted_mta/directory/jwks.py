@@ -1,7 +1,7 @@
 """Keys that an authorization server publishes, and tokens signed with them.  Pure; the cryptography is PyJWT's.
 
 Source: RFC 7517 (JWK and JWK sets), RFC 7515 (JWS, compact form), RFC 7518 §3 (algorithms), RFC 8037 and RFC 9864
-(EdDSA and Ed25519), RFC 8725 §3 (what goes wrong).
+(EdDSA and Ed25519), RFC 8725 §3 (what goes wrong), RFC 9068 §2.1 (how access tokens are called).
 
 An algorithm must be allowed by the settings, fit the kind of the key, and be the one that the key names, if it names
 one.  So neither "none" nor a MAC under a public key can pass, whatever a token says of itself.
@@ -10,6 +10,7 @@ one.  So neither "none" nor a MAC under a public key can pass, whatever a token 
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import urlsafe_b64decode
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ MAX_TRIES = 4
 MIN_RSA = 2048
 """Bits of the shortest RSA key that counts (RFC 7518 §3.3)."""
 
+_ACCESS = re.compile(r"(?:application/)?(?:jwt|(?:[a-z-]+-)?at\+jwt)", re.IGNORECASE)
+"""What a token may call itself (RFC 8725 §3.11): others are for logging out, proofs of keys, or events."""
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _FITTING: Mapping[tuple[str, str], frozenset[str]] = {
     ("RSA", ""): _RSA,
@@ -54,6 +57,7 @@ class Header(msgspec.Struct, frozen=True):
     alg: str
     kid: str | None = None
     crit: Any = None
+    typ: str = "JWT"
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -99,6 +103,8 @@ class KeySet:
         Raises :class:`NotAJwt`, :class:`UnknownKey` or :class:`BadSignature`.
         """
         header = read_header(token)
+        if not _ACCESS.fullmatch(header.typ):
+            raise NotAJwt
         if header.crit is not None or header.alg not in allowed:
             raise BadSignature  # RFC 7515 §4.1.11: what is critical and not known
         named = self._keys if header.kid is None else [key for key in self._keys if key.kid == header.kid]
