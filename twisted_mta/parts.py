@@ -42,6 +42,7 @@ from .policy.greeting import GreetingPolicy, HelloPolicy
 from .policy.greylist import GreylistPolicy
 from .policy.interfaces import IPolicy
 from .policy.names import NamePolicy
+from .policy.null_mx import NullMxPolicy
 from .policy.pipeline import Pipeline
 from .policy.plugins import configured_policies
 from .policy.quotas import QuotaPolicy
@@ -252,6 +253,7 @@ def assemble(
     names, greeting, hello = NamePolicy(resolver, settings), GreetingPolicy(settings, reactor), HelloPolicy(settings)
     # What begins to ask stands before what waits; access, which knows the recipients, before what asks about clients.
     grey, certified = GreylistPolicy(settings, reactor), RelayCertificatePolicy(settings)
+    no_mail = NullMxPolicy(resolver, settings, reactor)
     own: tuple[IPolicy, ...] = (
         connections,
         certified,
@@ -264,6 +266,7 @@ def assemble(
         submission,
         quotas,
         grey,
+        no_mail,
     )
     stages = (*own, *stage_maker(settings, directory, store, reactor))
     pipeline = Pipeline(stages)
@@ -307,6 +310,7 @@ def assemble(
         greeting.reconfigure,
         hello.reconfigure,
         grey.reconfigure,
+        no_mail.reconfigure,
         access.reconfigure,
         submission.reconfigure,
         quotas.reconfigure,

@@ -191,6 +191,7 @@ WARNINGS: list[tuple[str, str, object, str, str]] = [
     ),
     (PUBLIC + "[relay]\nprivate_addresses = true", "relay.private_addresses", True, "into the local network", "false"),
     ("[tls]\nciphers = 'AES128-GCM-SHA256'", "tls.ciphers", "AES128-GCM-SHA256", "RFC 9325 §4.1", "ECDHE"),
+    ("[smtp]\nverify_networks = ['0.0.0.0/0']", "smtp.verify_networks", "0.0.0.0/0", "find out all addresses", "own"),
     ("[relay]\ntls = 'none'", "relay.tls", "none", "sends all mail in clear", '"may"'),
     (
         "[relay]\nconnections = 5", "relay.connections_per_destination", 20,

@@ -100,6 +100,7 @@ class FateTests(WorldCase):
         self.server.advance(DAY)
         self.assertEqual(remote.attempts, attempts)
 
+    @configured("[relay]\nrefuse_null_mx = false")
     def test_null_mx(self) -> None:
         self.server.resolver.records["nomail.example"] = {"MX": ["0 ."]}
         self.server.send(ANNA, "x@nomail.example", auth=ANNA)

@@ -392,6 +392,10 @@ def _smtp(settings: Settings) -> Iterator[Problem]:
     if smtp.header_bytes > smtp.message_bytes:
         wrong = "is more than smtp.message_bytes"
         yield _warning("smtp.header_bytes", format_size(smtp.header_bytes), wrong, "lower it")
+    for text in smtp.verify_networks:
+        if _too_wide(ipaddress.ip_network(text)):
+            wrong = "lets strangers find out all addresses"
+            yield _warning("smtp.verify_networks", text, wrong, "name the networks of your own programs")
     if smtp.timeout <= 0:
         yield _error("smtp.timeout", format_duration(smtp.timeout), "would end every session at once", 'write "5m"')
     elif smtp.timeout < 5 * MINUTE:

@@ -38,7 +38,7 @@ Duration = NewType("Duration", float)
 Size = NewType("Size", int)
 """Octets.  Written "50MiB", "1GiB", "512KiB", "10MB", or a plain number."""
 
-Role = Literal["mx", "submission", "lmtp"]
+Role = Literal["mx", "submission", "lmtp", "nomail"]
 TlsMode = Literal["none", "starttls", "implicit"]
 Mechanism = Literal["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL"]
 Signature = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
@@ -59,7 +59,7 @@ class Listener:
     role: Role = "mx"
     """Who is expected: "mx" is the world bringing mail for our domains, "submission" our users handing mail in
     after authentication (RFC 6409), "lmtp" trusted programs handing in mail for our domains, which are answered for
-    each recipient (RFC 2033)."""
+    each recipient (RFC 2033), "nomail" nobody: whoever comes hears 521, that no mail is taken here (RFC 7504)."""
     tls: TlsMode = "starttls"
     """"none", "starttls" (RFC 3207) or "implicit" (RFC 8314)."""
     proxies: tuple[Network, ...] = ()
@@ -150,6 +150,9 @@ class Smtp:
     bare_newline: Literal["reject", "replace"] = "reject"
     """What to do with a CR or LF that is not part of CRLF inside a message: refuse the message, or store CRLF
     in its place.  In neither case does it end a line of the dialogue or the message."""
+    verify_networks: tuple[Network, ...] = ()
+    """Networks whose clients hear by VRFY whether there is a mailbox, and by EXPN for whom an alias stands (RFC 5321
+    §3.5).  Others hear 252 and 502: who may ask has soon asked for everybody (§7.3)."""
     auth_attempts: Positive = 3
     """Failed authentications in one session before it is ended."""
     auth_delay: Duration = Duration(1.0)
@@ -395,6 +398,9 @@ class Relay:
     ca: str = ""
     """PEM file of the authorities that may sign other hosts' certificates, where those have to be valid: for mail that
     came with REQUIRETLS (RFC 8689); empty: the system's."""
+    refuse_null_mx: bool = True
+    """Whether a recipient whose domain has a null MX (RFC 7505) is refused with 556 at RCPT, rather than bounced; a
+    client waits for the DNS a second at most.  Has no effect with a smarthost."""
     private_addresses: bool = False
     """Whether a public domain's MX may point to loopback and private addresses; for closed networks and tests."""
 

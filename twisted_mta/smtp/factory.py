@@ -90,10 +90,14 @@ class MtaServerFactory(SMTPFactory):
         self.pipeline = pipeline
         self.sessions.configure(settings.smtp)
         self.friends = Networks((*settings.relay.networks, *settings.defence.exempt))
+        self._told = Networks(settings.smtp.verify_networks)
+        self._tells = bool(settings.smtp.verify_networks)
         self.domain = settings.hostname.encode("ascii")
         words = "LMTP" if self.lmtp else settings.smtp.banner or "ESMTP"
         self.greeting = Reply(220, "", f"{settings.hostname} {words}")
-        self.hello_replies: dict[tuple[bool, str, str, bool, bool, int], Reply] = {}
+        if self.listener.role == "nomail":
+            self.greeting = Reply(521, "5.3.2", f"{settings.hostname} takes no mail here (RFC 7504)")
+        self.hello_replies: dict[tuple[bool, str, str, bool, bool, bool, int], Reply] = {}
 
     def serves(self, address: str) -> bool:
         """Whether a client with this address is served at all (``listen.NAME.clients``)."""
@@ -103,11 +107,15 @@ class MtaServerFactory(SMTPFactory):
         """Whether a host with this address may say in XCLIENT for whom it speaks."""
         return bool(self.listener.xclient) and parse_ip(address) in self._believed
 
+    def tells(self, address: str) -> bool:
+        """Whether a client with this address hears who is here (``smtp.verify_networks``)."""
+        return self._tells and parse_ip(address) in self._told
+
     def has_room(self, address: str, descriptor: int) -> bool:
         """Whether a session from ``address`` may begin.  For a customer the newest stranger has to go if need be."""
         if not self.sessions.crowded(descriptor):
             return True
-        customer = self.listener.role != "mx" or parse_ip(address) in self.friends
+        customer = self.listener.role in ("submission", "lmtp") or parse_ip(address) in self.friends
         return customer and self.sessions.shed()
 
     def listening(self) -> IProtocolFactory:

@@ -29,7 +29,7 @@ from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, handling, runs, telling, transaction, xclient
+from . import authentication, handling, inquiries, runs, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -53,9 +53,6 @@ PROGRESS = 100
 
 OK = constant(250, "2.0.0", "OK")
 QUIT = constant(221, "2.0.0", "Goodbye")
-VERIFY = constant(252, "2.0.0", "Addresses are not verified; send mail to find out")
-EXPAND = constant(502, "5.5.1", "EXPN is not served")
-HELP = constant(214, "2.0.0", "See RFC 5321; a person answers at postmaster")
 READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
 TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
 TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
@@ -142,6 +139,8 @@ class MtaServer(ESMTP):
         telling.connected(self)
         if crowded or factory.sessions.draining:
             self._answered(transaction.STOPPING if factory.sessions.draining else TOO_BUSY)
+        elif factory.listener.role == "nomail":
+            self._answered(factory.greeting)
         elif not factory.serves(address):
             self._answered(transaction.NOT_SERVED)
         elif factory.pipeline.connect:
@@ -426,6 +425,8 @@ class MtaServer(ESMTP):
             offered[b"STARTTLS"] = None
         elif self.wire.tls == "up":  # RFC 8689 §2: what cannot be kept in clear is not offered there
             offered[b"REQUIRETLS"] = None
+        if inquiries.serves(self):
+            offered[b"EXPN"] = None  # RFC 5321 §3.5.2
         if self.wire.xclient:
             offered[b"XCLIENT"] = [xclient.attributes(self).encode("ascii")]
         if self.wire.auth == "offered":
@@ -435,8 +436,9 @@ class MtaServer(ESMTP):
     def hello_reply(self, extended: bool) -> Reply:
         """The reply to HELO, or to EHLO with what is offered just now."""
         known = self.factory.hello_replies
+        told = inquiries.serves(self)
         dated = handling.stale(self.factory.settings, self.peer.role, self.factory.clock.seconds())
-        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient, self.peer.certified, dated)
+        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient, self.peer.certified, told, dated)
         reply = known.get(key)
         if reply is None:
             for old in [old for old in known if old[-1] != dated]:
@@ -490,10 +492,10 @@ _HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
     c.Reset: MtaServer._reset,
     c.Noop: _says(OK),
     c.Quit: MtaServer._quit,
-    c.Verify: _says(VERIFY),
-    c.Expand: _says(EXPAND),
+    c.Verify: _asks(inquiries.verify),
+    c.Expand: _asks(inquiries.expand),
+    c.Help: lambda server, event: server.reply(inquiries.help_for(server, event)),
     c.Etrn: _asks(runs.etrn),
-    c.Help: _says(HELP),
     c.StartTls: MtaServer._start_tls,
     c.Auth: authentication.begin,
     c.AuthResponse: authentication.respond,

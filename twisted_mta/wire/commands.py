@@ -99,11 +99,17 @@ class Quit(Command, frozen=True, gc=False):
 
 
 class Verify(Command, frozen=True, gc=False):
-    """VRFY."""
+    """VRFY.  ``name`` as it was given; ``utf8``: the reply may have UTF-8 in it (RFC 6531 §3.7.4.2)."""
+
+    name: str
+    utf8: bool = False
 
 
 class Expand(Command, frozen=True, gc=False):
-    """EXPN."""
+    """EXPN; the rest is as with VRFY."""
+
+    name: str
+    utf8: bool = False
 
 
 class Etrn(Command, frozen=True, gc=False):
@@ -115,7 +121,9 @@ class Etrn(Command, frozen=True, gc=False):
 
 
 class Help(Command, frozen=True, gc=False):
-    """HELP."""
+    """HELP; ``topic`` is "" if none was named."""
+
+    topic: str = ""
 
 
 class StartTls(Command, frozen=True, gc=False):
@@ -192,8 +200,7 @@ _NAME = re.compile(r"[!-~]{1,255}")
 _SYNTAX_FROM = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")
 _SYNTAX_TO = Reply(501, "5.5.4", "Syntax: RCPT TO:<address> [parameters]")
 _NO_ARGUMENT = Reply(501, "5.5.4", "This command takes no argument")
-_DATA, _RESET, _NOOP, _QUIT, _HELP = Data(), Reset(), Noop(), Quit(), Help()
-_VERIFY, _EXPAND, _START_TLS = Verify(), Expand(), StartTls()
+_DATA, _RESET, _NOOP, _QUIT, _START_TLS = Data(), Reset(), Noop(), Quit(), StartTls()
 _NO_PARAMS: dict[str, str] = {}
 _BODIES: dict[str, Body] = {"7BIT": "7BIT", "8BITMIME": "8BITMIME", "BINARYMIME": "BINARYMIME"}
 
@@ -407,13 +414,13 @@ def _bare(command: Command) -> Callable[[str], Command]:
     return parse
 
 
-def _with_word(command: Command, verb: str) -> Callable[[str], Command]:
-    def parse(argument: str) -> Command:
-        if not argument:
-            raise CommandError(Reply(501, "5.5.4", f"Syntax: {verb} name"))
-        return command
-
-    return parse
+def _about(make: Callable[[str, bool], Command], verb: str, argument: str) -> Command:
+    """The argument of VRFY and EXPN (RFC 5321 §4.1.1.6, RFC 6531 §3.7.4.2)."""
+    name, _, last = argument.rpartition(" ")
+    utf8 = last.upper() == "SMTPUTF8" and bool(name.strip())
+    if not argument:
+        raise CommandError(Reply(501, "5.5.4", f"Syntax: {verb} name"))
+    return make(name.strip() if utf8 else argument, utf8)
 
 
 def _whatever(command: Command) -> Callable[[str], Command]:
@@ -461,10 +468,10 @@ VERBS: dict[bytes, Verb] = {
         Verb("RSET", _bare(_RESET)),
         Verb("NOOP", _whatever(_NOOP)),
         Verb("QUIT", _bare(_QUIT)),
-        Verb("VRFY", _with_word(_VERIFY, "VRFY")),
-        Verb("EXPN", _with_word(_EXPAND, "EXPN")),
+        Verb("VRFY", partial(_about, Verify, "VRFY")),
+        Verb("EXPN", partial(_about, Expand, "EXPN")),
+        Verb("HELP", Help),
         Verb("ETRN", etrn),
-        Verb("HELP", _whatever(_HELP)),
         Verb("STARTTLS", _bare(_START_TLS)),
         Verb("AUTH", auth, AUTH_LIMIT),
         Verb("XCLIENT", xclient, XCLIENT_LIMIT),

@@ -304,9 +304,10 @@ class ServerConnection:
             return c.Refused(name, error.reply)
 
     def _beyond_ascii(self, verb: c.Verb, argument: bytes) -> c.Command:
-        """MAIL with SMTPUTF8, and RCPT after it, may have addresses in UTF-8 (RFC 6531 §3.4)."""
+        """MAIL with SMTPUTF8, and RCPT after it, may have addresses in UTF-8 (RFC 6531 §3.4), and so may VRFY and EXPN
+        with SMTPUTF8 (§3.7.4.2)."""
         name = verb.name
-        if name not in ("MAIL", "RCPT"):
+        if name not in ("MAIL", "RCPT", "VRFY", "EXPN"):
             return c.Refused(name, NOT_ASCII)
         if name == "RCPT" and not self._utf8:
             return c.Refused(name, NOT_ASCII_ADDRESS)
@@ -316,6 +317,8 @@ class ServerConnection:
             return c.Refused(name, NOT_UTF8)
         except c.CommandError as error:
             return c.Refused(name, error.reply)
+        if isinstance(command, c.Verify | c.Expand) and not command.utf8:
+            return c.Refused(name, NOT_ASCII)
         if isinstance(command, c.Mail) and "SMTPUTF8" not in command.params:
             return c.Refused(name, NOT_ASCII_ADDRESS)
         return command
