@@ -496,3 +496,30 @@ class SplitTests(SynchronousTestCase):
         for at in range(0, len(wire), 7):
             converse(connection, wire[at : at + 7])
             self.assertLessEqual(connection.buffered, 12288)
+
+
+class WholeSessionTests(SynchronousTestCase):
+    """A session with everything in it comes to the same at every split."""
+
+    WIRE = (
+        b'EHLO x\r\nNOOP y\r\nMAIL FROM:<a@b.example> SIZE=100 BODY=8BITMIME\r\nRCPT TO:<"a b"@b.example>\r\nFOO\r\n'
+        b"RCPT TO:<@r.example:c@d.example> NOTIFY=NEVER\r\nDATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\n"
+        b"AUTH LOGIN\r\nYQ==\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\nBDAT 5\r\na\r\n.\rBDAT 3 LAST\r\n\nb\n"
+        b"RSET\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nBDAT 0 LAST\r\nNOOP "
+        + b"x" * 600
+        + b"\r\nQUIT\r\n"
+    )
+
+    def test_every_split(self) -> None:
+        whole = converse(greeted(auth="offered"), self.WIRE)
+        self.assertGreater(len(whole), 18)
+        self.assertEqual(whole[-1], c.Quit())
+        for cut in range(len(self.WIRE) + 1):
+            self.assertEqual(converse(greeted(auth="offered"), self.WIRE[:cut], self.WIRE[cut:]), whole, cut)
+        octets = [self.WIRE[at : at + 1] for at in range(len(self.WIRE))]
+        self.assertEqual(converse(greeted(auth="offered"), *octets), whole)
+
+    @given(st.lists(st.integers(0, 1200), max_size=8))
+    def test_any_splits(self, cuts: list[int]) -> None:
+        whole = converse(greeted(auth="offered"), self.WIRE)
+        self.assertEqual(converse(greeted(auth="offered"), *_split(self.WIRE, cuts)), whole)
