@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import machine
@@ -69,8 +70,17 @@ def due(workload: Workload, target: Target, number: int) -> bool:
     return number <= workload.rounds and (number == 1 or often)
 
 
-def measure(targets: list[Target], chosen: list[Workload], rounds: int, seconds: float) -> tuple[list[Run], list[str]]:
-    """All rounds that fit into the time, interleaved: the runs, and what there is to say about them."""
+def measure(
+    targets: list[Target],
+    chosen: list[Workload],
+    rounds: int,
+    seconds: float,
+    keep: Callable[[list[Run], list[str]], None] = lambda runs, notes: None,
+) -> tuple[list[Run], list[str]]:
+    """All rounds that fit into the time, interleaved: the runs, and what there is to say about them.
+
+    ``keep`` is given both after each workload, lest an end from outside loses what was measured.
+    """
     runs: list[Run] = []
     notes: list[str] = []
     end = time.monotonic() + seconds
@@ -87,6 +97,7 @@ def measure(targets: list[Target], chosen: list[Workload], rounds: int, seconds:
                     runs.append(done)
                 elif number == 1:
                     notes.append(f'Not measured: {target.name} in "{workload.name}": {done}.')
+            keep(runs, notes)
         if left_out:
             notes.append(f"Left out of round {number} for want of time: {', '.join(left_out)}.")
             say(notes[-1])
@@ -173,14 +184,18 @@ def main() -> None:
             "Tree": _tree(),
         }
         say("; ".join(f"{name}: {fact}" for name, fact in facts.items()))
-        runs, more = measure(targets, chosen, arguments.runs, arguments.minutes * 60)
+        names = [target.name for target in targets]
+
+        def keep(runs: list[Run], more: list[str]) -> None:
+            if arguments.json:
+                save(arguments.json, runs, names, facts, notes + more)
+
+        runs, more = measure(targets, chosen, arguments.runs, arguments.minutes * 60, keep)
         facts["Runs"] = f"{max((run.round for run in runs), default=0)} rounds, interleaved; medians (least to most)"
         facts["Day"] = time.strftime("%Y-%m-%d")
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    names = [target.name for target in targets]
-    if arguments.json:
-        save(arguments.json, runs, names, facts, notes + more)
+    keep(runs, more)
     publish(arguments, runs, names, facts, notes + more)
 
 
