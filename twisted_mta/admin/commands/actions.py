@@ -81,7 +81,7 @@ def _stored(action: str) -> Act:
 @action_options
 @pass_context
 def retry(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
-    """Try deliveries again now. What is on hold stays on hold."""
+    """Try deliveries again now. What is on hold stays on hold; what its sender has put off goes."""
     perform(context, "retry", ids, all_, yes, options, _stored("retry"))
 
 
@@ -97,7 +97,7 @@ def hold(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **option
 @action_options
 @pass_context
 def release(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
-    """Release deliveries from hold, to be tried now."""
+    """Release deliveries from hold, to be tried now, or when their sender wants it."""
     perform(context, "release", ids, all_, yes, options, _stored("release"))
 
 
