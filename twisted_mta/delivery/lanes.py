@@ -319,18 +319,19 @@ class _Round:
 class Turns:
     """The turns of one agent: a round for each priority; ``limit`` attempts at once in all."""
 
-    __slots__ = ("_rounds", "active", "limit", "per_destination")
+    __slots__ = ("_rounds", "_usual", "active", "limit", "per_destination")
 
     def __init__(self, limit: int, per_destination: int) -> None:
         self.limit = limit
         self.per_destination = per_destination
         self.active = 0
         self._rounds: Ranks[_Round] = Ranks(_Round)
+        self._usual = self._rounds.usual
 
     @property
     def ready(self) -> bool:
         """Whether there may be something to begin now."""
-        return self.active < self.limit and bool(self._rounds)
+        return self.active < self.limit and (len(self._usual) > 0 or bool(self._rounds))
 
     def add(self, lane: WaitingLane) -> None:
         """A lane has something to send; nothing happens if it has its place already."""
@@ -340,11 +341,13 @@ class Turns:
 
     def resume(self, lane: WaitingLane) -> None:
         """A lane that was parked takes its place at the end."""
-        self._rounds.level(lane.priority).add(lane)
+        (self._rounds.level(lane.priority) if lane.priority else self._usual).add(lane)
 
     def take(self, now: float) -> tuple[Entry, bool] | None:
         """The next entry, and whether to attempt it (False: its destination is dead); None if nobody can go."""
         if self.active < self.limit:
+            if not self._rounds.others:  # nearly always
+                return self._usual.take(now)
             for those in self._rounds.order():
                 taken = those.take(now)
                 if taken is not None:

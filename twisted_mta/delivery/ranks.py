@@ -20,39 +20,39 @@ _Level = TypeVar("_Level", bound=Sized)
 
 
 class Ranks(Generic[_Level]):
-    """Something that may be empty for each priority; ``make`` makes it.  Where only the usual priority has ever been
-    used, nothing is compared."""
+    """Something that may be empty for each priority; ``make`` makes it.  ``usual`` is that of priority 0; while
+    ``others`` is empty it is all there is, and nothing is compared."""
 
-    __slots__ = ("_alone", "_make", "_others", "_rotation", "_since", "_usual")
+    __slots__ = ("_alone", "_make", "_rotation", "_since", "others", "usual")
 
     def __init__(self, make: Callable[[], _Level]) -> None:
         self._make = make
-        self._usual = make()
-        self._alone = (self._usual,)
-        self._others: dict[int, _Level] = {}
+        self.usual = make()
+        self._alone = (self.usual,)
+        self.others: dict[int, _Level] = {}
         self._since = 0
         self._rotation = 0
 
     def __bool__(self) -> bool:
-        return bool(self._usual) or (bool(self._others) and any(self._others.values()))
+        return bool(self.usual) or (bool(self.others) and any(self.others.values()))
 
     def level(self, priority: int) -> _Level:
         """That of a priority, to add to."""
         if not priority:
-            return self._usual
-        level = self._others.get(priority)
+            return self.usual
+        level = self.others.get(priority)
         if level is None:
-            level = self._others[priority] = self._make()
+            level = self.others[priority] = self._make()
         return level
 
     def order(self) -> Sequence[_Level]:
         """Those to be asked for the next turn, one after the other until one has something to give."""
-        if not self._others:
+        if not self.others:
             return self._alone
-        self._others = {priority: level for priority, level in self._others.items() if level}
-        ranked = dict(self._others)
-        if self._usual:
-            ranked[0] = self._usual
+        self.others = {priority: level for priority, level in self.others.items() if level}
+        ranked = dict(self.others)
+        if self.usual:
+            ranked[0] = self.usual
         levels = [ranked[priority] for priority in sorted(ranked, reverse=True)]
         if len(levels) > 1:
             self._since += 1
@@ -64,8 +64,8 @@ class Ranks(Generic[_Level]):
 
     def all(self) -> Iterator[_Level]:
         """All of them, in no order."""
-        yield self._usual
-        yield from self._others.values()
+        yield self.usual
+        yield from self.others.values()
 
 
 class LaneQueue:
