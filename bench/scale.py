@@ -35,6 +35,7 @@ from bench.targets import Ours
 from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.envelope import Message, Recipient
 from twisted_mta.mail.events import Accepted, Deferred
+from twisted_mta.mail.ids import key_id
 from twisted_mta.queue.interfaces import Charge, Limits, NewDelivery, NewMessage, QueueFilter
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.operations import Accept
@@ -78,9 +79,9 @@ class Deferring(Accept):
         self._deliveries = deliveries
 
 
-def fill(path: Path, recipients: int, destinations: int, spread: int) -> None:
+def fill(path: Path, recipients: int, destinations: int, spread: int, size: int = 600) -> None:
     """Make the queue."""
-    random, body = Random(1), os.urandom(600)
+    random, body = Random(1), os.urandom(size)
     writer = InlineWriter()
     store = LmdbStore(path, Wall(), Queue(disk_reserve=Size(0), sync="never"), writer)
     fired(store.start())
@@ -133,6 +134,18 @@ def fill(path: Path, recipients: int, destinations: int, spread: int) -> None:
     print(f"filled {recipients:,} recipients in {messages:,} messages: {took:.0f} s, {stats / 2**20:,.0f} MiB on disk")
 
 
+def tend(path: Path) -> None:
+    """Make the segments, as the service does by and by."""
+    store = LmdbStore(path, Wall(), Queue(disk_reserve=Size(0), sync="never"), InlineWriter())
+    fired(store.start())
+    began, used, count = time.monotonic(), time.process_time(), 0
+    while fired(store.tend()):
+        count += 1
+    took, used = time.monotonic() - began, time.process_time() - used
+    fired(store.stop())
+    print(f"made {count:,} segments: {took:.0f} s, {used:.0f} s of processor time")
+
+
 def size_of(path: Path) -> int:
     """Octets on the disk."""
     return (path / "data.mdb").stat().st_blocks * 512
@@ -147,9 +160,16 @@ def fired(deferred: Any) -> Any:
     return results[0]
 
 
-def row(what: str, figure: str, more: str = "") -> None:
-    """Print one figure."""
-    print(f"{what:44} {figure:>14}  {more}", flush=True)
+MISSED: list[str] = []
+"""What was beyond its bar."""
+
+
+def row(what: str, figure: str, more: str = "", met: bool | None = None) -> None:
+    """Print one figure; ``met``: whether it is within its bar, where there is one."""
+    judged = "" if met is None else "met   " if met else "MISSED"
+    if met is False:
+        MISSED.append(what)
+    print(f"{what:44} {figure:>14}  {judged:6} {more}", flush=True)
 
 
 @contextlib.contextmanager
@@ -204,8 +224,14 @@ def look(path: Path) -> None:
     """What is asked of the queue."""
     with opened(path) as store:
         for name, match in FILTERS.items():
-            took, found = timed(lambda match=match: fired(store.page(match, "", 101)).found, 2)  # type: ignore[misc]
-            row(f"first page: {name}", f"{took * 1e3:.1f} ms", f"{len(found)} found")
+            times = [timed(lambda match=match: fired(store.page(match, "", 101)).found, 1) for _ in range(3)]  # type: ignore[misc]
+            first, again, found = times[0][0], min(took for took, _ in times), times[0][1]
+            row(
+                f"first page: {name}",
+                f"{first * 1e3:.1f} ms",
+                f"{len(found)} found; again {again * 1e3:.1f} ms",
+                first < 0.2,
+            )
         now = time.time()
         took, lanes = timed(lambda: store.due(now, 50))
         row("due(50)", f"{took * 1e6:.0f} us", f"{len(lanes)} lanes")
@@ -244,10 +270,12 @@ async def accepting(reactor: Any, full: Path, empty: Path, seconds: float) -> No
             rate, _ = await accept(reactor, path, seconds)
             found.append(rate)
     large, small = sorted(rates[full])[1], sorted(rates[empty])[1]
+    readings = ", ".join(f"{one:,.0f}/{other:,.0f}" for one, other in zip(rates[full], rates[empty], strict=True))
     row(
         "accepted a second, 4 KiB, 50 senders",
         f"{large:,.0f}/s",
-        f"{large / small:.0%} of an empty queue's {small:,.0f}",
+        f"{large / small:.0%} of an empty queue's {small:,.0f}; each reading: {readings}",
+        large >= 0.8 * small,
     )
 
 
@@ -268,11 +296,17 @@ def serve(path: Path, base: Path) -> None:
             if process.poll() is not None or time.monotonic() - began > 120:
                 raise RuntimeError((target.folder / "output.log").read_text()[-2000:])
             time.sleep(0.01)
-        row("start of the service to its first delivery", f"{time.monotonic() - began:.2f} s", f"relay on {LOOPBACK}")
+        took = time.monotonic() - began
+        row("start of the service to its first delivery", f"{took:.2f} s", f"relay on {LOOPBACK}", took < 2)
         time.sleep(10)
         status = Path(f"/proc/{process.pid}/status").read_text()
         kinds = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in status.splitlines() if "kB" in line}
-        row("resident memory after 10 s", f"{kinds['RssAnon']} MiB", f"and {kinds['RssFile']} MiB of mapped files")
+        row(
+            "resident memory after 10 s",
+            f"{kinds['RssAnon']} MiB",
+            f"and {kinds['RssFile']} MiB of mapped files",
+            kinds["RssAnon"] < 150,
+        )
         row("delivered in that time", f"{sink.poll():,}")
     finally:
         group.end()
@@ -291,18 +325,33 @@ def remove(path: Path, count: int) -> None:
         link.symlink_to(path)
     with opened(path) as store:
         before = store.stats()
-    filter_ = ["--all"] if before.deliveries <= count else ["--older-than", "1s"]
+        ((last, _),) = fired(store.page(QueueFilter(), _last_id(store), 1)).found
+    filter_ = ["--all"]
+    if before.deliveries > count and before.oldest is not None:  # arrivals lie evenly
+        until = before.oldest + (last.arrived - before.oldest) * count / before.deliveries
+        filter_ = ["--older-than", f"{int(time.time() - until)}s"]
     command = [sys.executable, "-m", "twisted_mta.admin.cli", "--config", str(config), "--json", "queue", "remove"]
     began = time.monotonic()
     done = subprocess.run([*command, *filter_, "--yes"], capture_output=True, text=True, check=True)
     took = time.monotonic() - began
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     removed = json.loads(done.stdout)["deliveries"]
-    row("mta queue remove --yes", f"{took:.1f} s", f"{removed:,} deliveries, {removed / took:,.0f}/s")
+    more = f"{removed:,} deliveries, {removed / took:,.0f}/s, {memory} MiB with mapped files"
+    row("mta queue remove --yes", f"{took:.1f} s", more, took < 90 * removed / 1e6)
     size = size_of(path)
     fill(path, min(removed, 200_000), 1000, 1)
-    row("room used again", f"{size_of(path) / size:.0%}", f"of {size / 2**20:,.0f} MiB after 200,000 came anew")
-    assert memory
+    again = size_of(path) / size
+    row("room used again", f"{again:.0%}", f"of {size / 2**20:,.0f} MiB after 200,000 came anew", again < 1.02)
+
+
+def _last_id(store: LmdbStore) -> str:
+    """The id before the last."""
+    environment = store._environment
+    assert environment is not None
+    with environment.read() as txn, txn.cursor(environment.tables.message) as cursor:
+        cursor.last()
+        cursor.prev()
+        return key_id(cursor.key())
 
 
 def main() -> None:
@@ -315,6 +364,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the queue there, and remove nothing from it")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each reading of the accept rate")
     parser.add_argument("--only", default="look,accept,serve,remove", help="the parts to be measured")
+    parser.add_argument("--remove", type=int, default=1_000_000, help="deliveries to be removed")
+    parser.add_argument("--size", type=int, default=600, help="octets of a message's content, where it is filled")
     options = parser.parse_args()
     base = Path(options.dir or tempfile.mkdtemp(prefix="mta-scale-")).resolve()
     path, parts = base / "queue", options.only.split(",")
@@ -324,7 +375,8 @@ def main() -> None:
 
     try:
         if not (path / "data.mdb").exists():
-            fill(path, options.recipients, options.destinations, options.spread)
+            fill(path, options.recipients, options.destinations, options.spread, options.size)
+            tend(path)
         if "look" in parts:
             look(path)
         if "serve" in parts:
@@ -333,10 +385,11 @@ def main() -> None:
             with contextlib.suppress(SystemExit):
                 task.react(lambda reactor: defer.Deferred.fromCoroutine(rates(reactor)))
         if "remove" in parts and not options.keep:
-            remove(path, options.recipients)
+            remove(path, options.remove)
     finally:
         if not options.keep:
             shutil.rmtree(base, ignore_errors=True)
+    print("every bar is met" if not MISSED else f"missed: {', '.join(MISSED)}")
 
 
 if __name__ == "__main__":

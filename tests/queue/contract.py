@@ -527,6 +527,36 @@ class Contract:
         self.assertEqual(self.store.usage(CUSTOMER).queued_bytes, 0)
         self.assertEqual([type(event) for event in self.store.history(mid)], [Operator, Operator, Done])
 
+    async def test_remove_all_that_matches(self) -> None:
+        mids = []
+        for number in range(40):
+            parts = [delivery(f"smtp:{name}", f"u{number}@{name}", f"v{number}@{name}") for name in "abc"[number % 3 :]]
+            content = b"x" * (20 * CHUNK if number == 3 else 100)
+            handling = Handling(priority=number % 2)
+            mids.append(await send(self.store, *parts, content=content, handling=handling, at=NOON + number % 7))
+            if number % 5 == 0:
+                await self.store.act("hold", [(mids[-1], "smtp:c")], "root", NOON)
+            if number % 4 == 0:
+                (*_, it) = self.store.deliveries(mids[-1])
+                later = replace(it, last_reply="451 No", next_attempt=NOON + 99)
+                await self.store.settle([Settlement(delivery=it, remaining=(later,))])
+        before, changes = self.store.stats(), self.store.changes()
+        self.assertEqual(await self.store.remove(QueueFilter(destination="smtp:b"), "ann", NOON + 5), 27)
+        self.assertGreater(self.store.changes(), changes)
+        self.assertEqual(self.store.stats().recipients, before.recipients - 54)
+        self.assertEqual((await self.store.page(QueueFilter(destination="smtp:b"))).found, [])
+        self.assertEqual({lane.destination for lane in self.store.due(NOON + 99, 99)}, {"smtp:a", "smtp:c"})
+        self.assertEqual(await self.store.verify(False), [])
+        self.assertEqual(await self.store.remove(QueueFilter(sender="nobody@x"), "ann", NOON + 5), 0)
+        self.assertEqual(await self.store.remove(QueueFilter(), "ann", NOON + 5), before.deliveries - 27)
+        self.assertEqual((self.store.stats().messages, self.store.stats().destinations), (0, 0))
+        self.assertIsNone(self.store.next_due())
+        self.assertEqual(self.store.usage(CUSTOMER).queued_bytes, 0)
+        for number, mid in enumerate(mids):
+            kinds = [type(event) for event in self.store.history(mid) if event.time == NOON + 5 or type(event) is Done]
+            self.assertEqual(kinds, [Operator] * len("abc"[number % 3 :]) + [Done])
+        self.assertEqual(len(self.sink.named(Done)), 40)
+
     async def test_acting_on_what_is_not_there(self) -> None:
         pairs = [("nonsense", DESTINATION), (self.store.new_id(), DESTINATION), ("", "")]
         self.assertEqual(await self.store.act("remove", pairs, "root", NOON), 0)

@@ -143,10 +143,15 @@ class EventLog:
         self.flush()
 
 
+KEPT = 10_000
+"""Events of a command that are kept in memory."""
+
+
 class CommandLog:
     """The event log of a command: what it does to the queue goes into the service's log file, if there is one.
 
-    Events are kept until :meth:`close`, which writes them with one ``write``; a file that is not there is not made.
+    Events are kept until :meth:`close`, or until there are :data:`KEPT`, and written with one ``write``; a file that is
+    not there is not made.
     """
 
     def __init__(self, settings: Log, hostname: str) -> None:
@@ -158,6 +163,8 @@ class CommandLog:
         """Take an event; those of the service itself are none of a command's."""
         if not isinstance(event, Service):
             self._events.append(event)
+            if len(self._events) >= KEPT:
+                self.close()
 
     def close(self) -> None:
         """Write what was taken."""

@@ -177,6 +177,12 @@ class Batch:
         if raw is None:
             return
         message = decode_message(raw)
+        self._drop(mid, message)
+        self.done(mid, message)
+
+    def _drop(self, mid: bytes, message: Message) -> None:
+        """Remove the content of a message whose row is removed, and count it out."""
+        txn, tables = self.txn, self._tables
         if message.chunks <= FEW_CHUNKS:
             for number in range(message.chunks):
                 txn.delete(chunk_key(mid, number), db=tables.content)
@@ -187,7 +193,6 @@ class Batch:
         totals.bytes -= message.size
         if message.customer:
             self.usage(message.customer).queue(-1, -message.size)
-        self.done(mid, message)
 
     def done(self, mid: bytes, message: Message) -> None:
         """Put on record that no recipient of the message is left."""
@@ -237,6 +242,35 @@ class Batch:
         self.txn.delete(
             lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, db=self._tables.due
         )
+
+    def take_out(self, mid: bytes, delivery: Delivery, message: Message, event: HistoryEvent) -> None:
+        """Remove a delivery that is there, with its message if it is the last, but neither from ``due`` nor from its
+        lane: :meth:`count_away` is to follow.  ``event`` goes on record."""
+        totals = self.totals
+        totals.deliveries -= 1
+        totals.recipients -= len(delivery.recipients)
+        totals.held -= delivery.state == "held"
+        key = delivery_key(mid, delivery.destination)
+        self._unlist(key, delivery)
+        with self.txn.cursor(self._tables.delivery) as cursor:
+            cursor.set_key(key)
+            cursor.delete()
+            others = cursor.key().startswith(mid) or (cursor.prev() and cursor.key().startswith(mid))
+        if others or not self.txn.delete(mid, db=self._tables.message):
+            self.add_story(mid, encode((event,)))
+            return
+        self._drop(mid, message)
+        done = Done(time=self.now, id=message.id, seconds=max(0.0, self.now - message.arrived))
+        self.add_story(mid, encode((event, done)))
+        self.events.append(done)
+
+    def count_away(self, destination: str, customer: str, priority: int, recipients: int, held: bool) -> None:
+        """Count a delivery out of its lane that was taken out before, and its entry in ``due`` removed."""
+        lane = self.lane(destination, customer, priority)
+        lane.row.deliveries -= 1
+        lane.row.recipients -= recipients
+        lane.row.held -= held
+        lane.look = True
 
     def replace(self, mid: bytes, old: Delivery, new: Delivery) -> None:
         """Store a delivery in place of another state of it."""

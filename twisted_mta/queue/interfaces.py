@@ -273,6 +273,10 @@ class IMessageStore(Interface):
         notices within a second.  A "run" is a retry that no operator asks for: what is on hold, put off by its sender,
         in memory or due already stays as it is, and :meth:`changes` with it."""
 
+    def remove(match: QueueFilter, who: str, now: float) -> Deferred[int]:
+        """The same as ``act("remove", ...)`` for all that matches, however much it is: in many commits, between which
+        others have their turn.  What is removed is gone with the commit it is in.  Fires with how many it were."""
+
     def changes() -> int:
         """A number that grows with every :meth:`act` of any process: what is held in memory may be out of date."""
 

@@ -37,6 +37,7 @@ from .interfaces import (
 from .operations import Act, Enter, Expire, Orphan, Reclaim, Settle, Sweep, TakeDue, Tell
 from .owners import Owners
 from .reading import Reader
+from .removing import DELIVERIES, ENTRIES, MOST, Finish, Forget, TakeOut
 from .rules import ACTIONS, disk_full, never_busy, stopping
 from .verify import Mend, Verifier
 from .writer import IWriter, ThreadWriter
@@ -273,8 +274,15 @@ class LmdbStore:
         self._writer.submit(operation, lazily=True)
 
     def tend(self) -> Deferred[bool]:
-        """Make segments of what has none."""
-        return Deferred.fromCoroutine(self._indexer.step(self._in_thread, self._writer.submit))
+        """Make segments of what has none, and mend what a removal that was cut short has left."""
+        return Deferred.fromCoroutine(self._tend())
+
+    async def _tend(self) -> bool:
+        if any(not self._owners.alive(owner) for owner in self._reader.removing()):
+            found = await self._verify(True)
+            detail = f"a removal was cut short; {len(found)} discrepancies that it left are mended"
+            self._events(Service(time=self._clock.seconds(), what="repair", detail=detail))
+        return await self._indexer.step(self._in_thread, self._writer.submit)
 
     def expire_history(self, before: float, limit: int) -> Deferred[int]:
         """Forget old histories."""
@@ -296,6 +304,40 @@ class LmdbStore:
             return fail(ValueError(f"no such action: {action!r}"))
         return self._writer.submit(Act(action, deliveries, who, now))
 
+    def remove(self, match: QueueFilter, who: str, now: float) -> Deferred[int]:
+        """An operator's removal of all that matches.  See :mod:`.removing`."""
+        return Deferred.fromCoroutine(self._remove(match, who, now))
+
+    async def _remove(self, match: QueueFilter, who: str, now: float) -> int:
+        count, after, more = 0, "", True
+        while more:
+            entries: list[bytes] = []
+            try:
+                while more and len(entries) < MOST:
+                    page = await self.page(match, after, DELIVERIES)
+                    if page.found:
+                        entries += await self._writer.submit(TakeOut(page.found, self._owner, who, now))
+                        self._rest()
+                    after = page.more
+                    more = bool(after)
+            finally:  # whatever became of it, even an interrupt from the keyboard
+                await self._forget(entries)
+            count += len(entries)
+        return count
+
+    async def _forget(self, entries: list[bytes]) -> None:
+        if not entries:
+            return
+        entries.sort()
+        for at in range(0, len(entries), ENTRIES):
+            await self._writer.submit(Forget(entries[at : at + ENTRIES]))
+            self._rest()
+        await self._writer.submit(Finish(self._owner))
+
+    def _rest(self) -> None:
+        if self._owners.others():
+            self._writer.rest()
+
     def changes(self) -> int:
         """The count of operators' actions."""
         return self._reader.changes()
@@ -306,10 +348,14 @@ class LmdbStore:
 
     async def _verify(self, repair: bool) -> list[str]:
         assert self._environment is not None
+        removing = self._reader.removing()
         findings = await self._writer.read(Verifier(self._environment, self._owners.alive).run)
         if repair:
             for after in (False, True):
                 mends = [finding for finding in findings if finding.after == after]
                 if mends:
                     await self._writer.submit(Mend(mends))
+            for owner in removing:
+                if not self._owners.alive(owner):
+                    await self._writer.submit(Finish(owner))
         return [finding.line for finding in findings]

@@ -350,6 +350,11 @@ class MemoryStore:
                 self._deliveries[key] = after
         return count
 
+    def remove(self, match: QueueFilter, who: str, now: float) -> Deferred[int]:
+        """An operator's removal of all that matches."""
+        found = self._page(match, "", len(self._deliveries)).found
+        return execute(self._act, "remove", [(it.id, it.destination) for _, it in found], who, now)
+
     def changes(self) -> int:
         """The count of operators' actions."""
         return self._changes

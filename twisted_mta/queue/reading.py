@@ -13,6 +13,7 @@ from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Us
 from .quota import Counters
 from .records import (
     META_CHANGES,
+    META_REMOVING,
     TIME_BYTES,
     chunk_key,
     decode_counters,
@@ -183,6 +184,11 @@ class Reader:
         """The count of operators' actions."""
         with self._environment.read() as txn:
             return int(txn.get(META_CHANGES, db=self._tables.meta) or b"0")
+
+    def removing(self) -> list[int]:
+        """The incarnations of those that are removing a great many deliveries, or died over it."""
+        with self._environment.read() as txn:
+            return [int(key[len(META_REMOVING) :]) for key, _ in prefixed(txn, self._tables.meta, META_REMOVING)]
 
     def stats(self) -> QueueStats:
         """The size of the queue."""

@@ -74,6 +74,8 @@ META_SCHEMA: Final = b"schema"
 META_INCARNATION: Final = b"incarnation"
 META_CHANGES: Final = b"changes"
 META_TOTALS: Final = b"totals"
+META_REMOVING: Final = b"removing "
+"""Before the incarnation of a process that is removing a great many deliveries."""
 
 
 class LaneRow(msgspec.Struct, array_like=True, tag=1):

@@ -74,6 +74,9 @@ class IWriter(Protocol):
     def breathe(self) -> None:
         """Called often: an opportunity to yield."""
 
+    def rest(self) -> None:
+        """Called between the parts of a long work: an opportunity for other processes to write."""
+
     def close(self) -> Deferred[None]:
         """Finish what was submitted, then refuse more.  Fires when no thread of it is left."""
 
@@ -150,6 +153,7 @@ class InlineWriter(_Writer):
     def __init__(self) -> None:
         super().__init__()
         self._running = False
+        self._took = 0.0
 
     def submit(self, operation: Operation, *, lazily: bool = False) -> Deferred[Any]:
         """Apply and commit an operation, with those that were submitted lazily."""
@@ -169,8 +173,9 @@ class InlineWriter(_Writer):
         self._running = True
         try:
             while self._waiting:
-                work = self._work()
+                work, began = self._work(), monotonic()
                 carry_out(work, self._environment, self._disk, _NoLoan())
+                self._took = monotonic() - began
                 self._tell(work)
         finally:
             self._running = False
@@ -181,6 +186,10 @@ class InlineWriter(_Writer):
 
     def breathe(self) -> None:
         """Nothing waits for us."""
+
+    def rest(self) -> None:
+        """Sleep for as long as the last commit took, with all that was done for it."""
+        sleep(self._took)
 
     def close(self) -> Deferred[None]:
         """Commit what was submitted lazily."""
@@ -297,6 +306,9 @@ class ThreadWriter(_Writer):
             return
         sleep(YIELD)
         self._breath = monotonic()
+
+    def rest(self) -> None:
+        """Bulk operations give way by themselves."""
 
     def _breathe_again(self) -> None:
         # A reactor that is busy with other things than the store must not starve the writer either.

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from ...mail.envelope import Delivery, Message
+from ...queue.interfaces import QueueFilter
 from ..base import Command, pass_context
 from ..context import FAILED, Context, NotFound, confirm
-from ..selection import PAGE, filter_options, is_filtered, queue_filter, selected
+from ..selection import PAGE, filter_options, is_filtered, queue_filter, selected, walk
 from ..tables import many
 
 _DONE = {
@@ -41,6 +42,9 @@ def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes
         raise click.UsageError("Say which: IDs, filters such as --destination, or --all.")
     if all_ and (ids or filtered):
         raise click.UsageError("--all is everything: give neither IDs nor filters with it.")
+    if action == "remove" and not ids:
+        _remove_all(context, queue_filter(options), yes)
+        return
     chosen = selected(context.store(), ids, options)
     if action in _CAREFUL and not ids:
         _ask(action, chosen(), yes)
@@ -48,6 +52,21 @@ def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes
     walking = iter(chosen())
     while page := list(islice(walking, PAGE)):
         count += act(context, page)
+    _say(context, action, count)
+
+
+def _remove_all(context: Context, match: QueueFilter, yes: bool) -> None:
+    store = context.store()
+    if not yes and not is_filtered(match):
+        stats = store.stats()
+        _confirm("remove", stats.deliveries, stats.recipients)
+    else:
+        _ask("remove", walk(store, match), yes)
+    count = context.done(store.remove(match, context.who, context.now()))
+    _say(context, "remove", count)
+
+
+def _say(context: Context, action: str, count: int) -> None:
     if not count:
         raise NotFound("nothing in the queue matches")
     context.say(
@@ -63,10 +82,14 @@ def _ask(action: str, chosen: Iterable[tuple[Message, Delivery]], yes: bool) -> 
     for _, delivery in chosen:
         deliveries += 1
         recipients += len(delivery.recipients)
+    _confirm(action, deliveries, recipients)
+
+
+def _confirm(action: str, deliveries: int, recipients: int) -> None:
     if not deliveries:
         raise NotFound("nothing in the queue matches")
     what = f"{many(deliveries, 'delivery', 'deliveries')} with {many(recipients, 'recipient')}"
-    confirm(f"{action.capitalize()} {what}?", yes)
+    confirm(f"{action.capitalize()} {what}?", False)
 
 
 def _stored(action: str) -> Act:
