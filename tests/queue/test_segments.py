@@ -110,6 +110,17 @@ def test_a_segment_knows_its_messages() -> None:
         assert segment.having(terms_asked(match)) == expected, match
 
 
+@pytest.mark.parametrize("spread", [1 << 32, 1 << 20, 7])
+def test_a_segment_finds_terms_wherever_they_lie(spread: int) -> None:
+    random = Random(spread)
+    ids = [number.to_bytes(10, "big") for number in range(1000)]
+    messages = [(mid, {random.randrange(spread) for _ in range(random.randrange(8))}) for mid in ids]
+    segment = Segment(memoryview(make_segment(messages)))
+    known = sorted(set().union(*[found for _, found in messages]))
+    for term in (*random.sample(known, min(len(known), 300)), 0, spread - 1, (1 << 32) - 1, random.randrange(1 << 32)):
+        assert segment.having([term]) == [mid for mid, found in messages if term in found]
+
+
 def test_what_is_queued_for_long_gets_segments(tmp_path: Path) -> None:
     queue = Queue(tmp_path / "queue")
     mids = [queue.send(f"x{number}@a.example", f"y{number}@b.example") for number in range(30)]

@@ -32,6 +32,9 @@ SEGMENT: Final = 1024
 SEGMENT_TERMS: Final = 6800
 """Terms after which a segment takes no more messages: it is no larger than a chunk of content then."""
 
+NEAR: Final = 128
+"""Entries by which a term may be off the place where it is expected."""
+
 REASON_BYTES: Final = 8
 
 _FORM: Final = 1
@@ -126,9 +129,15 @@ class Segment:
         return found
 
     def _numbers(self, term: int) -> list[int]:
-        entries = self._entries
-        start = bisect_left(entries, term << 16)
-        if start == len(entries) or entries[start] >> 16 != term:
+        entries, count, wanted = self._entries, self.size, term << 16
+        # Terms lie evenly, so it is known about where one is: a page of the file is touched rather than one for each
+        # step of a search, which counts where none of them is in memory.
+        about = term * count >> 32
+        least, most = max(0, about - NEAR), min(count, about + NEAR)
+        if (least and entries[least] >= wanted) or (most < count and entries[most - 1] < wanted):
+            least, most = 0, count
+        start = bisect_left(entries, wanted, least, most)
+        if start == count or entries[start] >> 16 != term:
             return []
         end = bisect_left(entries, (term + 1) << 16, start)
         return [entry & 0xFFFF for entry in entries[start:end]]
