@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import attrs
 import msgspec
 
 from tests.delivery.fakes import BUSY, CONTENT, OK, UNKNOWN, Harness
+from twisted_mta.delivery import claims
 from twisted_mta.delivery.scheduler import Scheduler
 from twisted_mta.mail.events import Bounced, Deferred, Delivered, Done, HistoryEvent, Reported, Routed
 from twisted_mta.queue.interfaces import NewMessage
@@ -69,6 +72,18 @@ class OverMemory(Harness):
         self.assertEqual({event.recipient for event in self.of(Delivered)}, {"carl@example.org", "dora@example.net"})
         self.assertEqual(len(self.of(Delivered)), 2)
         self.assertEqual(self.memory.deliveries(new.message.id), [])
+
+    def test_what_is_moved_does_not_wait_behind_what_is_to_be_moved(self) -> None:
+        for number in range(300):
+            self.commit(f"carl@example{number}.org", offer=False)
+        relay = attrs.evolve(self.settings.relay, smarthost="relay.example:587")
+        self.scheduler._router.reconfigure(attrs.evolve(self.settings, relay=relay))
+        with patch.multiple(claims, LANES=10, MOST_LANES=10):
+            self.run_for(2)
+            self.assertGreater(len(self.of(Delivered)), 5)
+            self.assertLess(len(self.of(Delivered)), 100)
+        self.run_for(10)
+        self.assertEqual(len(self.of(Delivered)), 300)
 
     def test_two_ways_to_one_address_are_one_copy(self) -> None:
         self.directory.mailboxes.add("kim@isp.example")

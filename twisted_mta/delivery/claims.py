@@ -22,6 +22,9 @@ LANES = 500
 MOST_LANES = 20_000
 """Due lanes asked for at most."""
 
+TOLD_LANES = 10_000
+"""Due lanes beyond those of which others may tell."""
+
 CLAIMS = 100
 """Claims under way at once."""
 
@@ -81,7 +84,7 @@ class Claims:
         if self.halted:
             return
         for key in lanes:
-            if self._due >= MOST_LANES:
+            if self._due >= MOST_LANES + TOLD_LANES:
                 return  # they are found once others are done
             self._note(key)
             if probe:

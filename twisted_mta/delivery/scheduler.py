@@ -107,6 +107,7 @@ class Scheduler:
         self._generation = 0
         self._ticks = 0
         self._under_way: set[Entry] = set()
+        self._moved: dict[Entry, set[Lane]] = {}
         self._running = False
         self._run_call: IDelayedCall | None = None
         self._tick_call: IDelayedCall | None = None
@@ -341,6 +342,7 @@ class Scheduler:
         try:
             if isinstance(results, Rerouted):
                 self._leave(entry)
+                self._moved[entry] = {delivery.lane for delivery in results.deliveries}
                 self._conclusions.reroute(entry, results, now)
                 return
             if [result.recipient for result in results] != list(entry.delivery.recipients):
@@ -406,6 +408,10 @@ class Scheduler:
 
     def _settled(self, entry: Entry) -> None:
         self.active.forget(entry)
+        moved = self._moved.pop(entry, None)
+        if moved:
+            # By their due times they stand behind all that is due already, which may be a whole queue to be moved.
+            self.shares.are_due(moved)
         self._wake()
 
     # The end.

@@ -6,7 +6,7 @@ over all.  Who is wrong about it for a moment delivers nothing twice: claims are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from ..mail.envelope import Lane
 from ..queue.interfaces import NewDelivery, NewMessage
@@ -38,7 +38,10 @@ class Shares:
 
     def announce(self, new: NewMessage) -> None:
         """A message was committed as due now: tell whoever delivers it."""
-        lanes = {Lane(delivery.destination, new.lane_customer, new.message.priority) for delivery in new.deliveries}
+        self.are_due({Lane(part.destination, new.lane_customer, new.message.priority) for part in new.deliveries})
+
+    def are_due(self, lanes: Set[Lane]) -> None:
+        """Mail in these lanes was committed as due now: tell whoever delivers it."""
         others = {lane for lane in lanes if not self.ours(lane.destination)}
         if others and self._tell is not None:
             self._tell(others, False)
