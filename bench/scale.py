@@ -56,6 +56,17 @@ class Wall(task.Clock):
         return time.time()
 
 
+class Past(Wall):
+    """A time of day that somebody sets."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__()
+        self.now = now
+
+    def seconds(self) -> float:
+        return self.now
+
+
 class Deferring(Accept):
     """A message whose deliveries have been tried before."""
 
@@ -83,11 +94,14 @@ def fill(path: Path, recipients: int, destinations: int, spread: int, size: int 
     """Make the queue."""
     random, body = Random(1), os.urandom(size)
     writer = InlineWriter()
-    store = LmdbStore(path, Wall(), Queue(disk_reserve=Size(0), sync="never"), writer)
+    clock = Past(time.time() - 7200)
+    store = LmdbStore(path, clock, Queue(disk_reserve=Size(0), sync="never"), writer)
     fired(store.start())
     began, messages = time.monotonic(), recipients // spread
+    first = clock.now
     for number in range(messages):
         now = time.time()
+        clock.now = first + 7200 * number / messages
         mid = store.new_id()
         customer = f"customer{int(CUSTOMERS * random.random() ** 2)}"
         sender = f"user{random.randrange(50)}@{customer}.example"
@@ -98,7 +112,7 @@ def fill(path: Path, recipients: int, destinations: int, spread: int, size: int 
         if number == messages // 2 + 7:
             sender, to[0] = NEEDLE, NEEDLE
         message = Message(
-            id=mid, arrived=now - 7200 + 7200 * number / messages, sender=sender, recipients=spread, size=0, chunks=0,
+            id=mid, arrived=clock.now, sender=sender, recipients=spread, size=0, chunks=0,
             expires=now + 432000, customer=customer, user=sender, client="192.0.2.1", helo="client.example",
             protocol="ESMTPSA", listener="submission", message_id=f"<{number}@{customer}.example>",
         )  # fmt: skip
