@@ -165,7 +165,9 @@ class Context:
             from ..queue.writer import InlineWriter
 
             path = self._place("queue", make)
-            store = LmdbStore(path, self.clock, self.settings.queue, writer=InlineWriter(), events=self.events)
+            store = LmdbStore(
+                path, self.clock, self.settings.queue, writer=InlineWriter(), events=self.events, readahead=True
+            )
             self.guard(lambda: result(store.start()))
             self._store = store
         return self._store

@@ -104,10 +104,13 @@ class Gate:
 class Environment:
     """One open LMDB environment.  Whoever opens it closes it."""
 
-    def __init__(self, path: str | os.PathLike[str], map_size: int, *, sync: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], map_size: int, *, sync: bool = True, readahead: bool = False
+    ) -> None:
         self.path = Path(path)
         self.gate = Gate()
         self._sync = sync
+        self._readahead = readahead
         self._step = _pages(map_size)
         self._env = self._open()
         try:
@@ -130,7 +133,7 @@ class Environment:
                 max_dbs=2 * len(TABLES),
                 max_readers=MAX_READERS,
                 max_spare_txns=1,
-                readahead=False,
+                readahead=self._readahead,
                 sync=self._sync,
             )
         except (lmdb.Error, OSError) as error:

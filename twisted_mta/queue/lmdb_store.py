@@ -56,7 +56,8 @@ class LmdbStore:
     ``path`` is a directory of its own, made with mode 0700.  ``clock`` gives the time.  ``writer`` is a
     :class:`~twisted_mta.queue.writer.ThreadWriter` on the global reactor unless given; an
     :class:`~twisted_mta.queue.writer.InlineWriter` needs no reactor at all.  Any number of processes may have the same
-    path open; one process opens it once.
+    path open; one process opens it once.  ``readahead``: the disk is to be read in larger pieces, for who looks through
+    much of a queue that is not in memory.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class LmdbStore:
         settings: Queue | None = None,
         writer: IWriter | None = None,
         events: EventSink = no_events,
+        readahead: bool = False,
     ) -> None:
         self._path = path
         self._clock = clock
         self._settings = settings if settings is not None else Queue()
         self._events = events
+        self._readahead = readahead
         self._writer: IWriter = writer if writer is not None else ThreadWriter()
         self._environment: Environment | None = None
         self._ids: IdMaker | None = None
@@ -90,7 +93,9 @@ class LmdbStore:
         if self._environment is not None:
             raise RuntimeError("the store is open already")
         settings = self._settings
-        environment = Environment(self._path, settings.map_size, sync=settings.sync == "always")
+        environment = Environment(
+            self._path, settings.map_size, sync=settings.sync == "always", readahead=self._readahead
+        )
         self._environment = environment
         self._disk = Disk(environment.path, settings.disk_reserve, self._clock.seconds, self._events)
         self._reader = Reader(environment, self._disk)
