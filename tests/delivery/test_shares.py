@@ -18,7 +18,7 @@ class Divided(Harness):
     def setUp(self) -> None:
         super().setUp()
         self.told: list[Lane] = []
-        self.scheduler.shares = Shares(self.scheduler._claims, self.told.extend)
+        self.scheduler.shares = Shares(self.scheduler._claims, lambda lanes, probe: self.told.extend(lanes))
         self.scheduler.shares.divide(example_org)
 
     def test_there_is_room_for_what_is_all_ours(self) -> None:
