@@ -34,6 +34,13 @@ class ConversionTests(SynchronousTestCase):
         (mail,) = scene.first.mails
         return mail.content, mail.parameters
 
+    def test_on_record(self) -> None:
+        for offers, content, converted in ((SEVEN, MESSAGE, "7bit"), ((*SEVEN, "8BITMIME"), MESSAGE, "8bit")):
+            (result,) = Scene(Behaviour(extensions=offers)).deliver(make_job(content=content, body="BINARYMIME"))
+            self.assertEqual(result.converted, converted)
+        scene = Scene(Behaviour(extensions=(*SEVEN, "8BITMIME")))
+        self.assertEqual(scene.deliver(make_job(content=EIGHT, body="8BITMIME"))[0].converted, "")
+
     def test_whole(self) -> None:
         text = MIME + part("text/plain; charset=utf-8", EIGHT)
         content, parameters = self.sent(Content([text]), "8BITMIME", *SEVEN)

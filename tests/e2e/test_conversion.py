@@ -58,7 +58,7 @@ class ConversionTests(ServiceCase):
 
     def test_converted(self) -> None:
         identity = self.submit(self.made("8bit"))
-        self.mta.wait_event("deliver", id=identity)
+        self.assertEqual(self.mta.wait_event("deliver", id=identity)["converted"], "7bit")
         [raw] = wait_for("a message in Postfix", lambda: [m for m in self.postfix.messages() if b": 8bit" in m])
         self.assertTrue(raw.isascii())
         found = parse(raw)

@@ -12,7 +12,9 @@ from tests.wire.test_client_fuzz import drive
 from tests.wire.test_content import decode
 from tests.wire.test_server import NO, converse, greeted
 from twisted_mta.mail.address import AddressError, canonical, parse_address
+from twisted_mta.mail.conversion import Converter, Survey
 from twisted_mta.mail.header import Head
+from twisted_mta.mail.mime import Unclear
 from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.wire import capabilities, notification, proxy, sasl, xclient
 from twisted_mta.wire import commands as c
@@ -62,6 +64,26 @@ def chunks(data: bytes) -> None:
         return [*told, (connection.state, connection.buffered)]
 
     assert seen([whole]) == seen(cut)
+
+
+def conversion(data: bytes) -> None:
+    """Whatever the structure, what is converted is 7bit, wherever it is cut; what is not is said to be unclear."""
+    whole, cut = pieces(data)
+
+    def made(parts: list[bytes]) -> bytes | None:
+        survey = Survey("7bit")
+        try:
+            for part in parts:
+                survey.feed(part)
+            survey.finish()
+        except Unclear:
+            return None
+        converter = Converter(survey.plan())
+        return b"".join([converter.convert(part) for part in parts]) + converter.close()
+
+    converted = made([whole])
+    assert converted == made(cut)
+    assert converted is None or (converted.isascii() and b"\0" not in converted)
 
 
 def content(data: bytes) -> None:
@@ -233,6 +255,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "claims": claims,
     "client": client,
     "content": content,
+    "conversion": conversion,
     "header": header,
     "login": login,
     "notices": notices,

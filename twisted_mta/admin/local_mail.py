@@ -18,7 +18,7 @@ from ..directory.interfaces import Customer, User
 from ..mail.address import AddressError, canonical
 from ..mail.envelope import Message, Recipient
 from ..mail.events import Accepted, Routed
-from ..mail.header import Head, date, field
+from ..mail.header import Head, date, field, tls_wish
 from ..mail.status import printable
 from ..policy.limits import limits_for
 from ..queue.interfaces import CHUNK, Charge, IIncoming, NewMessage, Routing
@@ -171,11 +171,12 @@ class Sender:
             protocol="local",
             message_id=printable(named) if named else "",
             kind="local",
+            requiretls=tls_wish(head),
         )
         accepted = Accepted(
             time=now, id=message.id, session="", client="", listener="", helo="", protocol="local", sender=sender,
             recipients=tuple(recipients), size=message.size, user=message.user, customer=message.customer,
-            message_id=message.message_id,
+            message_id=message.message_id, requiretls=message.requiretls,
         )  # fmt: skip
         destinations = {d.destination: tuple(r.address for r in d.recipients) for d in routing.deliveries}
         routed = Routed(time=now, id=message.id, destinations=destinations, expanded=routing.expanded)

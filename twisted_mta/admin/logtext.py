@@ -211,6 +211,8 @@ class TextFormat:
 
     def _delivered(self, e: Delivered) -> str:
         line = self._outcome(e, "sent")
+        if e.converted:
+            line += f" converted={printable(e.converted, 20)}"
         return f"{line} tls={printable(e.tls).replace(' ', '/')}\n" if e.tls else line + "\n"
 
     def _deferred(self, e: Deferred) -> str:

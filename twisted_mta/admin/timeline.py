@@ -172,6 +172,8 @@ def _outcome(event: Outcome, addresses: list[str]) -> tuple[str, str, str, list[
         more.append(place)
     more.append(event.reply)
     if isinstance(event, Delivered):
+        if event.converted:
+            more.append(f"converted to {event.converted}, as the server takes no more")
         return "delivered", "green", who, more
     if isinstance(event, Deferred):
         wait = age(event.next_attempt - event.time)

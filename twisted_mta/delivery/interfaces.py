@@ -22,6 +22,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     smtp) and not ours.  ``file`` is the Maildir file's path.  ``reused``: on a connection opened for earlier mail.
     ``action`` is what a 2yz means: in the mailbox; given to a next hop that sends no reports of success (RFC 3461
     §5.2.2); or to one that has to send them now (§5.2.1).  ``timed``: the next hop sees to RFC 2852's time now.
+    ``converted``: to "7bit" or "8bit" MIME, "" if the content went as it was.
     """
 
     recipient: Recipient
@@ -35,6 +36,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     action: Literal["delivered", "relayed", "passed"] = "delivered"
     timed: bool = False
+    converted: str = ""
 
 
 class IContent(Interface):
@@ -45,7 +47,7 @@ class IContent(Interface):
     chunks: int = Attribute("""How many chunks there are to read.""")
 
     def read(chunk: int) -> Deferred[bytes]:
-        """One chunk.  Lines end with CRLF; chunks may end anywhere."""
+        """One chunk.  Lines end with CRLF, unless the message is binary; chunks may end anywhere."""
 
 
 class Job(msgspec.Struct, frozen=True):

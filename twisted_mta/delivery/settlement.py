@@ -66,14 +66,14 @@ def judge(
     handling = message.handling
     # Nearly always:
     if len(results) == 1 and handling is None and results[0].reply.positive and not results[0].recipient.notify:
-        return Verdict(None, (_outcome(Delivered, message, delivery, results[0], now, file=results[0].file),))
+        return Verdict(None, (_delivered(message, delivery, results[0], now),))
     events: list[HistoryEvent] = []
     failed: list[tuple[Result, Failure]] = []
     deferred: list[Result] = []
     succeeded: dict[str, list[Failure]] = {"delivered": [], "relayed": [], "passed": []}
     for result in results:
         if result.reply.positive:
-            events.append(_outcome(Delivered, message, delivery, result, now, file=result.file))
+            events.append(_delivered(message, delivery, result, now))
             wanted = bool(message.sender and result.recipient.notify and result.recipient.wants("SUCCESS"))
             if wanted:
                 succeeded[result.action].append(_failure(result, now))
@@ -209,6 +209,10 @@ def _failure(
         unasked=unasked,
         last_attempt=now,
     )
+
+
+def _delivered(message: Message, delivery: Delivery, result: Result, now: float) -> Delivered:
+    return _outcome(Delivered, message, delivery, result, now, file=result.file, converted=result.converted)
 
 
 def _outcome(

@@ -52,6 +52,7 @@ class _Spot(msgspec.Struct, frozen=True):
     reused: bool = False
     dsn: bool = False
     timed: bool = False
+    converted: str = ""
 
 
 _NOWHERE = _Spot()
@@ -67,6 +68,7 @@ class _Attempt:
     """One job under way: what is decided, what is still to be done, and which target is next.
 
     ``policy`` is what its connections must be like; ``unmet``: a target was passed over that had no TLS to speak of.
+    ``converted`` is the content as it was last converted, ``sent`` if the present transaction has it.
     """
 
     __slots__ = (
@@ -81,6 +83,7 @@ class _Attempt:
         "outcomes",
         "pending",
         "policy",
+        "sent",
         "unmet",
     )
 
@@ -89,6 +92,7 @@ class _Attempt:
         self.policy = policy
         self.unmet = False
         self.converted: Converted | None = None
+        self.sent: Converted | None = None
         self.lease = lease
         self.client = lease.client
         self.deadline = started + JOB_TIME + job.content.size / SLOWEST
@@ -177,6 +181,7 @@ class _Agent:
                 reused=spot.reused,
                 seconds=seconds,
                 action="passed" if spot.dsn else self._action,
+                converted=spot.converted,
                 timed=spot.timed,
             )
             for recipient, (outcome, spot) in zip(job.delivery.recipients, _decided(attempt), strict=True)
@@ -201,7 +206,8 @@ class _Agent:
         group = attempt.pending[: min(self._together, client.recipients_max or self._together)]
         client.deadline = attempt.deadline
         finished = await self._transfer(attempt, client, group)
-        spot = _Spot(client.place, client.host, client.tls, reused, client.dsn, client.deliver_by)
+        converted = "" if attempt.sent is None else attempt.sent.target
+        spot = _Spot(client.place, client.host, client.tls, reused, client.dsn, client.deliver_by, converted)
         if finished.lost and not finished.dot_sent:
             self._lost(attempt, group, finished, spot)
         else:
@@ -217,8 +223,8 @@ class _Agent:
             if reply is None or (not reply.temporary and reply.enhanced != "5.6.3"):
                 reply = Reply(451, "4.3.0", "The content of the message could not be read")
             return Finished((Outcome(reply, False),) * len(group))
-        if isinstance(content, Converted):
-            attempt.converted = content
+        attempt.sent = content if isinstance(content, Converted) else None
+        attempt.converted = attempt.sent or attempt.converted
         if not client.ready:
             gone = Reply(451, "4.4.2", "The connection was lost while the message was looked at")
             return Finished((Outcome(gone, False),) * len(group), lost=True)

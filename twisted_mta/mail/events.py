@@ -157,10 +157,12 @@ class Outcome(Event, frozen=True):
 
 class Delivered(Outcome, frozen=True, tag="deliver"):
     """The next hop, or the mailbox, took it.  ``file`` names the Maildir file; ``report`` is the id of the DSN that the
-    sender asked for (RFC 3461), "" for none."""
+    sender asked for (RFC 3461), "" for none; ``converted`` is "7bit" or "8bit" where the content was changed into that
+    for a server that takes no more (RFC 6152 §3)."""
 
     file: str = ""
     report: str = ""
+    converted: str = ""
 
 
 class Deferred(Outcome, frozen=True, tag="defer"):

@@ -1,7 +1,8 @@
 """The header section of a message: found while it arrives, looked into, and added to.
 
 Source: RFC 5322 §2.1 and §2.2 (form), §3.6 (fields), §4.5 (obsolete white space before the colon), RFC 5321 §4.4
-(trace fields).  The section is kept as octets; nothing is rewritten but what is removed or added as a whole field.
+(trace fields), RFC 8689 §3 (TLS-Required).  The section is kept as octets; nothing is rewritten but what is removed or
+added as a whole field.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import time
 from collections.abc import Iterable
 
+from .envelope import RequireTls
 from .status import MailError, Reply, printable
 
 SOFT_LIMIT = 78
@@ -171,6 +173,12 @@ class Head:
         if not rest or rest.startswith(b"\r\n"):
             return b"".join((trace, self._fields, rest))
         return b"".join((trace, self._fields, b"\r\n", rest))
+
+
+def tls_wish(head: Head) -> RequireTls:
+    """What a header section says of TLS: "No" is all that it can say, and only once (RFC 8689 §3)."""
+    wishes = head.get_all("TLS-Required")
+    return "optional" if len(wishes) == 1 and wishes[0].lower() == b"no" else ""
 
 
 def clean(text: str) -> str:

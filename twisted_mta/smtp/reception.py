@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from ..config.settings import Settings
 from ..mail.envelope import Body, Handling, Message, Recipient, RequireTls, Return
 from ..mail.events import Accepted, EventSink, Routed
-from ..mail.header import Head, date, field
+from ..mail.header import Head, date, field, tls_wish
 from ..mail.status import MailError, Reply, printable
 from ..policy.interfaces import Peer, Transaction
 from ..policy.limits import limits_for
@@ -276,8 +276,7 @@ class Inbound:
         """What the sender says of TLS; its command outranks its header (RFC 8689 §4.1)."""
         if "REQUIRETLS" in self._transaction.params:
             return "required"
-        wishes = self._head.get_all("TLS-Required")  # RFC 8689 §3: never more than one
-        return "optional" if len(wishes) == 1 and wishes[0].lower() == b"no" else ""
+        return tls_wish(self._head)
 
     async def _commit(self, body: Body) -> Reply:
         reception, incoming, peer, transaction = self._reception, self._incoming, self._peer, self._transaction
