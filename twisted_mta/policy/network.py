@@ -13,6 +13,7 @@ SITE = 64
 """Bits of an IPv6 address that one subscriber usually has (RFC 6177); what is counted is counted by these."""
 
 
+@functools.lru_cache(4096)
 def parse_ip(address: str) -> IPAddress | None:
     """An IP address; an IPv4 address within IPv6 (RFC 4291 §2.5.5.2) as the IPv4 address; None for what is none."""
     try:
