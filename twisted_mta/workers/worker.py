@@ -30,10 +30,13 @@ from .serving import PairBytes, Serving
 
 PARENT = 3
 """The descriptor of the socket to the parent."""
-GATHER = 0.002
-"""Seconds for which counts are gathered before they are told."""
+GATHER_DUE = 0.005
+"""Seconds between two times that the parent is told of what is due elsewhere.  The first is told of at once; each
+costs three processes as much as a message does."""
+GATHER = 0.02
+"""The same for counts and logins."""
 GATHER_RATES = 0.05
-"""The same for what rates count: more, and less urgent."""
+"""The same for what rates count: more, and less urgent, so the first waits as well."""
 MOST_RATES = 5000
 """How many of these are told at once: a flood from more addresses than that is told by half."""
 
@@ -57,6 +60,7 @@ class Worker(amp.AMP):
         self._rates_call: IDelayedCall | None = None
         self._due_call: IDelayedCall | None = None
         self._news_call: IDelayedCall | None = None
+        self._told: dict[str, float] = {}
 
     # What the parent asks
 
@@ -181,7 +185,7 @@ class Worker(amp.AMP):
     def _tell_due(self, lanes: Iterable[Lane], probe: bool) -> None:
         self._due.update((lane, probe) for lane in lanes)
         if self._due_call is None:
-            self._due_call = self._reactor.callLater(0, self._send_due)
+            self._due_call = self._reactor.callLater(self._pause("due", GATHER_DUE), self._send_due)
 
     def _send_due(self) -> None:
         self._due_call = None
@@ -210,7 +214,14 @@ class Worker(amp.AMP):
 
     def _soon(self) -> None:
         if self._news_call is None:
-            self._news_call = self._reactor.callLater(GATHER, self._send_news)
+            self._news_call = self._reactor.callLater(self._pause("news", GATHER), self._send_news)
+
+    def _pause(self, kind: str, gather: float) -> float:
+        """Seconds until something of a kind may be told, of which something was told a moment ago, or not."""
+        now: float = self._reactor.seconds()
+        pause = min(max(0.0, self._told.get(kind, 0.0) + gather - now), gather)
+        self._told[kind] = now + pause
+        return pause
 
     def _send_news(self) -> None:
         self._news_call = None
