@@ -29,7 +29,7 @@ from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, handling, inquiries, runs, telling, transaction, xclient
+from . import authentication, inquiries, offers, runs, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
 from .run import run
@@ -406,48 +406,7 @@ class MtaServer(ESMTP):
 
     def extensions(self) -> dict[bytes, list[bytes] | None]:
         """What EHLO offers.  The stock server has AUTH and STARTTLS only."""
-        offered: dict[bytes, list[bytes] | None] = {
-            b"PIPELINING": None,
-            b"SIZE": [str(self.factory.settings.smtp.message_bytes).encode("ascii")],
-            b"8BITMIME": None,
-            b"ENHANCEDSTATUSCODES": None,
-            b"DSN": None,
-            b"CHUNKING": None,
-            b"BINARYMIME": None,
-            b"SMTPUTF8": None,
-            b"HELP": None,  # RFC 5321 §4.1.1.1: every command that §4.5.1 does not ask for
-            b"LIMITS": [b"RCPTMAX=%d" % self.factory.settings.smtp.recipients],
-        }
-        offered |= handling.offers(self.factory.settings, self.peer.role, self.factory.clock.seconds())
-        if runs.offered(self.factory.settings, self.peer.role):
-            offered[b"ETRN"] = None
-        if self.wire.tls == "offered":
-            offered[b"STARTTLS"] = None
-        elif self.wire.tls == "up":  # RFC 8689 §2: what cannot be kept in clear is not offered there
-            offered[b"REQUIRETLS"] = None
-        if inquiries.serves(self):
-            offered[b"EXPN"] = None  # RFC 5321 §3.5.2
-        if self.wire.xclient:
-            offered[b"XCLIENT"] = [xclient.attributes(self).encode("ascii")]
-        if self.wire.auth == "offered":
-            offered[b"AUTH"] = [name.encode("ascii") for name in authentication.offered(self)]
-        return offered
-
-    def hello_reply(self, extended: bool) -> Reply:
-        """The reply to HELO, or to EHLO with what is offered just now."""
-        known = self.factory.hello_replies
-        told = inquiries.serves(self)
-        dated = handling.stale(self.factory.settings, self.peer.role, self.factory.clock.seconds())
-        key = (extended, self.wire.tls, self.wire.auth, self.wire.xclient, self.peer.certified, told, dated)
-        reply = known.get(key)
-        if reply is None:
-            for old in [old for old in known if old[-1] != dated]:
-                del known[old]
-            lines = [self.host]
-            if extended:
-                lines += [b" ".join((word, *(values or ()))) for word, values in self.extensions().items()]
-            reply = known[key] = Reply(250, "", b"\n".join(lines).decode("ascii"))
-        return reply
+        return offers.extensions(self)
 
     def _start_tls(self, _: c.Command) -> None:
         """STARTTLS.  The stock server keeps the session's state, and what the client had sent behind the command."""

@@ -14,7 +14,7 @@ from ..policy.interfaces import Transaction
 from ..wire import commands as c
 from ..wire.content import too_large
 from ..wire.server import constant
-from . import authentication, handling
+from . import authentication, handling, offers
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -56,7 +56,7 @@ async def hello(server: MtaServer, command: c.Hello) -> Reply:
     server.peer.esmtp = command.extended
     if server.peer.certificate is not None:
         await authentication.identify(server)
-    return server.hello_reply(command.extended)
+    return offers.hello_reply(server, command.extended)
 
 
 async def mail(server: MtaServer, command: c.Mail) -> Reply:
