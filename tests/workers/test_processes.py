@@ -118,7 +118,8 @@ class ProcessCase(SynchronousTestCase):
     def balance(self, load: Load, under_way: int = 40) -> None:
         """Everything promised has arrived, and soon; nothing else; and twice only what was under way at a death."""
         load.stop()
-        self.mta.wait_empty(20)  # less than the minute for which a fresh delivery is armed
+        # Less than the minute for which a fresh delivery is armed; the process that was started first may have ended.
+        wait_for("an empty queue", lambda: not self.mta.queue_length(), 20)
         found = tags(self.sink)
         self.assertEqual(load.promised - set(found), set(), "acknowledged, and lost")
         self.assertEqual(set(found) - load.promised - load.open, set(), "never sent")
