@@ -62,29 +62,11 @@ class QuickServer(tcp.Server):
 
 def quicken(reactor: Any) -> bool:
     """Have the epoll reactor call :class:`QuickServer` directly; False where the reactor is another one."""
-    if not _is_epoll(reactor):
+    kind = type(reactor)
+    if f"{kind.__module__}.{kind.__qualname__}" != "twisted.internet.epollreactor.EPollReactor":
         return False
     reactor.doIteration = _turn_of(reactor)
     return True
-
-
-def share(reactor: Any, port: Any) -> bool:
-    """Have the kernel wake one of the processes that accept from ``port``, not all of them; whether it does.
-
-    EPOLLEXCLUSIVE (epoll_ctl(2)): a process that is busy is not waiting, so those that are not get the connections.
-    It lasts until the port stops reading, after which all are woken again.
-    """
-    if not _is_epoll(reactor) or not hasattr(select, "EPOLLEXCLUSIVE"):
-        return False
-    descriptor = port.fileno()
-    reactor._poller.unregister(descriptor)
-    reactor._poller.register(descriptor, _READABLE | select.EPOLLEXCLUSIVE)
-    return True
-
-
-def _is_epoll(reactor: Any) -> bool:
-    kind = type(reactor)
-    return f"{kind.__module__}.{kind.__qualname__}" == "twisted.internet.epollreactor.EPollReactor"
 
 
 def _turn_of(reactor: Any) -> Callable[[float | None], None]:

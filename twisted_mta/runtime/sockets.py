@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import ServerFactory
 
 from . import unix_sockets
-from .quick import QuickServer, share
+from .quick import QuickServer
 from .unix_sockets import BACKLOG, BindError
 
 TURN = 32
@@ -91,8 +91,6 @@ def adopt(
     finally:
         sock.close()
     _take_at_most(1 if fair else TURN, port)
-    if fair:
-        share(reactor, port)
     return port
 
 
