@@ -13,6 +13,7 @@ from twisted_mta.mail.events import Accepted, Rejected, Routed
 from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.policy.interfaces import Peer
 from twisted_mta.queue.interfaces import CHUNK, QuotaExceeded, StoreUnavailable
+from twisted_mta.smtp.reception import KEPT
 from twisted_mta.smtp.trace import literal, received
 
 MESSAGE = b"From: Joe <joe@far.example>\r\nSubject: hello\r\n\r\nbody\r\n"
@@ -223,10 +224,18 @@ class CommitTests(Case):
         self.assertEqual(self.world.scheduler.offered, [(new, content)])
 
     def test_large_content_is_not(self) -> None:
+        self.client.send(MESSAGE + (b"x" * 98 + b"\r\n") * (KEPT // 100))
+        ((new, content),) = self.world.store.messages
+        self.assertGreater(len(content), KEPT)
+        self.assertEqual(self.world.scheduler.offered, [(new, None)])
+        self.assertEqual(new.message.chunks, 3)
+
+    def test_what_is_a_little_more_than_a_chunk_is_handed_over(self) -> None:
+        """As what was 64 KiB before our Received line."""
         self.client.send(MESSAGE + (b"x" * 98 + b"\r\n") * (CHUNK // 100))
         ((new, content),) = self.world.store.messages
         self.assertGreater(len(content), CHUNK)
-        self.assertEqual(self.world.scheduler.offered, [(new, None)])
+        self.assertEqual(self.world.scheduler.offered, [(new, content)])
         self.assertEqual(new.message.chunks, 2)
 
     def test_scheduler_without_room(self) -> None:

@@ -56,6 +56,9 @@ UNSOUND = Reply(
 _TROUBLE = Reply(451, "4.3.0", "Local trouble: please try again later")
 _log = Logger()
 
+KEPT = 2 * CHUNK
+"""Octets of content that a session keeps at most for the first attempt; what is larger is read from the store."""
+
 
 class Reception:
     """Takes messages in; one for the service.  :meth:`begin` begins each.
@@ -125,8 +128,8 @@ class Reception:
 class Inbound:
     """One message on its way in.  :meth:`write` its content, then either :meth:`finish` or :meth:`abort`.
 
-    Holds the header section until it is complete, and after that the content as long as it fits into one chunk, so
-    that the scheduler need not read it again.
+    Holds the header section until it is complete, and after that the content as long as it has no more than
+    :data:`KEPT` octets, so that the scheduler need not read it again.
 
     ``refused``, once :meth:`finish` is through: recipients of a message by LMTP that it was not taken for, and what
     they are to be told.
@@ -257,7 +260,7 @@ class Inbound:
     def _store(self, data: bytes) -> Deferred[None] | None:
         waiting: Deferred[None] | None = self._incoming.write(data)
         if self._pieces is not None:
-            if self._incoming.size <= CHUNK:
+            if self._incoming.size <= KEPT:
                 self._pieces.append(data)
             else:
                 self._pieces = None
