@@ -54,7 +54,8 @@ class Sample:
 def look(pid: int) -> Sample | None:
     """None where it is gone."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        # Without the pages of the queue's file, which are the page cache's.
+        memory = int(Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")[2].split()[0]) << 10
         return Sample(pid, memory, len(os.listdir(f"/proc/{pid}/fd")))
     return None
 

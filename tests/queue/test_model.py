@@ -55,6 +55,7 @@ class Model(RuleBasedStateMachine):
         self.priority: dict[str, int] = {}
         self.charged: list[tuple[float, str, int]] = []
         self.claims: list[Claim] = []
+        self.owned: set[tuple[str, str]] = set()
         self.ids: list[str] = []
         self.gone: list[str] = []
         self.open()
@@ -173,6 +174,7 @@ class Model(RuleBasedStateMachine):
                 body = self.content[it.message.id]
                 assert it.content == (body if len(body) <= CHUNK else None)
                 self.expected[key] = (addresses, self.now + again, customer)
+                self.owned.add(key)
                 self.claims.append(it)
 
     @precondition(lambda self: self.claims)
@@ -205,9 +207,10 @@ class Model(RuleBasedStateMachine):
             return
         addresses, when, customer = there
         held = when is None
+        self.owned.discard(key)
         rest = addresses - {recipient.address for recipient in it.recipients}
         if rest:
-            self.expected[key] = (rest, when, customer)
+            self.expected[key] = (rest, None if held else self.now, customer)
         if kept:
             self.join((it.id, destination), {recipient.address for recipient in kept}, self.now + 30, it.customer, held)
         if bounced:
@@ -227,7 +230,8 @@ class Model(RuleBasedStateMachine):
             self.expected[key] = (frozenset(addresses), None if held else when, customer)
         else:
             others, at, lane = there
-            self.expected[key] = (others | addresses, None if at is None else min(at, when), lane)
+            at = at if at is None or key in self.owned else min(at, when)  # in memory: when that attempt has ended
+            self.expected[key] = (others | addresses, at, lane)
 
     @precondition(lambda self: self.expected)
     @rule(data=st.data(), action=st.sampled_from(["retry", "hold", "release", "remove"]))
@@ -240,6 +244,7 @@ class Model(RuleBasedStateMachine):
             addresses, when, customer = self.expected[key]
             if action == "remove":
                 del self.expected[key]
+                self.owned.discard(key)
                 self.forget(key[0])
             elif action == "hold":
                 self.expected[key] = (addresses, None, customer)
