@@ -2,9 +2,9 @@
 
 For each event of each connection the epoll reactor makes a logging context, nine calls deep, of which nothing here
 makes use; each read asks for 64 KiB of memory and gives most of it back; and what is written waits for the next turn,
-with two ``epoll_ctl`` calls and one event more for each reply.  Together that is an eighth of what a session's command
-costs.  Transports made here read into memory that is there, send at once what the kernel takes, and are called by the
-reactor directly.  Everything else about them, TLS included, is Twisted's own.
+with two ``epoll_ctl`` calls and one event more for each reply.  Transports made here read into memory that is there,
+send at once what the kernel takes, and are called by the reactor directly.  Everything else about them, TLS included,
+is Twisted's own.
 
 Under any other reactor than Twisted's epoll reactor, Twisted's own turn is left alone.
 """
