@@ -1,17 +1,26 @@
 """What kind of value a setting takes, as an annotation that mypy ignores and loading, dumping and the manual read.
 
 ``networks: tuple[Network, ...]`` is a tuple of ``str`` to everybody else; to :mod:`.load` it is texts that
-:func:`.units.parse_network` accepts.
+:func:`.units.parse_network` accepts.  A duration is a number of seconds, a size one of octets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NewType
 
 import attrs
 
 from . import dns_lists, units
+
+Duration = NewType("Duration", float)
+"""Seconds.  Written "90s", "5m", "4h", "5d", "1w", or several joined: "1h30m"."""
+
+Size = NewType("Size", int)
+"""Octets.  Written "50MiB", "1GiB", "512KiB", "10MB", or a plain number."""
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 import textwrap
@@ -15,11 +16,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import attrs
 
-from . import schema, settings
+from . import schema
 from .changes import AT_START
 from .dump import write_option
 from .kinds import Kind, Range
-from .settings import Duration, Settings, Size
+from .settings import Duration, Listener, Settings, Size
 from .toml import write_key, write_value
 
 MANUAL = Path("docs/configuration.md")
@@ -28,7 +29,7 @@ SAMPLE = Path("conf/mta.toml")
 _WIDTH = 110
 
 _HEAD = """\
-<!-- Made by "python -m twisted_mta.config.reference" from twisted_mta/config/settings.py; edit that file. -->
+<!-- Made by "python -m twisted_mta.config.reference" from twisted_mta/config/settings/; edit its docstrings. -->
 # Configuration
 
 One TOML file, named by `twistd mta --config FILE` or `$MTA_CONFIG`, has all settings. Every setting has a default:
@@ -78,12 +79,12 @@ _SAMPLE_LISTEN = """\
 
 def docstrings() -> dict[str, dict[str, str]]:
     """Class -> field -> its docstring, on one line; the class's own docstring is under ""."""
-    assert settings.__file__ is not None
-    tree = ast.parse(Path(settings.__file__).read_text("utf-8"))
-    return {node.name: dict(_documented(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {table.__name__: dict(_documented(table)) for table in schema.tables().values()}
 
 
-def _documented(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _documented(table: schema.Table) -> Iterator[tuple[str, str]]:
+    (node,) = ast.parse(inspect.getsource(table)).body
+    assert isinstance(node, ast.ClassDef)
     yield "", _one_line(ast.get_docstring(node) or "")
     for field, following in zip(node.body, node.body[1:], strict=False):
         match field, following:
@@ -184,10 +185,10 @@ def sample() -> str:
 
 def _sample_listeners(said: dict[str, str]) -> str:
     lines = [_SAMPLE_LISTEN.rstrip()]
-    lines += [_comment(f"{field.name}: {said[field.name]}") for field in schema.options(settings.Listener)]
+    lines += [_comment(f"{field.name}: {said[field.name]}") for field in schema.options(Listener)]
     for name, listener in Settings().listen.items():
         lines.append(f"#[listen.{write_key(name)}]")
-        for field in schema.options(settings.Listener):
+        for field in schema.options(Listener):
             lines.append(f"#{field.name} = {write_option(field, getattr(listener, field.name))}")
     return "\n".join(lines) + "\n"
 
