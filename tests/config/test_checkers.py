@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.config.checkers import check
+from twisted_mta.config.checks.checkers import check
 from twisted_mta.config.settings import Checker, Duration, Settings
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.config.oauth import check, url_flaw
+from twisted_mta.config.checks.oauth import check, url_flaw
 from twisted_mta.config.settings import Duration, OAuth, Settings, Submission
 
 ISSUER = "https://login.isp.example/realms/isp"

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from .units import UNIX, HostPort, is_ip_address
 
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _EMBEDDING = tuple(
     ipaddress.IPv6Network(text)
     for text in (
@@ -52,7 +54,7 @@ def exposure(address: str) -> Exposure:
     return Exposure.PUBLIC
 
 
-def reach(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> int:
+def reach(network: IpNetwork) -> int:
     """The prefix length of ``network``; where all or a part of IPv4 is embedded in it, the IPv4 prefix length."""
     if isinstance(network, ipaddress.IPv6Network):
         for embedding in _EMBEDDING:
@@ -87,3 +89,17 @@ def points_at(target: HostPort, listening: Iterable[tuple[str, int]], hostname: 
 
 def _is_any(address: str) -> bool:
     return ipaddress.ip_address(address).is_unspecified
+
+
+def too_wide(network: IpNetwork) -> str:
+    """Why ``network`` may not relay; "" when it may."""
+    share = reach(network)
+    if share == 0:
+        return "would let anybody relay"
+    if share < 8 if network.version == 4 or _embeds(network) else share < 16:
+        return "would let a large part of the Internet relay"
+    return ""
+
+
+def _embeds(network: IpNetwork) -> bool:
+    return reach(network) != network.prefixlen

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from .problems import Problem
+from .problems import Problem, warning
 from .settings import Sni, Tls
 
 _SOON = datetime.timedelta(days=14)
@@ -49,20 +49,20 @@ def check(tls: Tls | Sni, hostname: str, user: str = "", table: str = "tls") -> 
     certificate, key = f"{table}.certificate", f"{table}.key"
     try:
         chain, _ = read_pair(tls, table)
-    except Unusable as error:
-        yield error.problem
+    except Unusable as unusable:
+        yield unusable.problem
         return
     own = chain[0]
     yield from _validity(own, tls, certificate)
     if hostname and not covers(own, hostname):
         wrong = f"is not for {hostname}"
-        yield _warning(certificate, tls.certificate, wrong, "get one that has the hostname among its names")
+        yield warning(certificate, tls.certificate, wrong, "get one that has the hostname among its names")
     mode = Path(tls.key).stat()
     if mode.st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        yield _warning(key, tls.key, "can be read by every user of the machine", f"chmod o-rwx {tls.key}")
+        yield warning(key, tls.key, "can be read by every user of the machine", f"chmod o-rwx {tls.key}")
     if user and not _can_read(user, mode):
         wrong = f"cannot be read by {user}, so a reload could not read it again"
-        yield _warning(key, tls.key, wrong, f"make it readable for {user}, such as by its group")
+        yield warning(key, tls.key, wrong, f"make it readable for {user}, such as by its group")
 
 
 def authorities_flaw(file: str) -> str:
@@ -92,20 +92,16 @@ def covers(certificate: x509.Certificate, hostname: str) -> bool:
     return wanted in known or f"*.{wanted.partition('.')[2]}" in known
 
 
-def _warning(key: str, value: str, wrong: str, mend: str) -> Problem:
-    return Problem(key=key, value=value, wrong=wrong, mend=mend, severity="warning")
-
-
 def _validity(own: x509.Certificate, tls: Tls | Sni, key: str) -> Iterator[Problem]:
     now = datetime.datetime.now(datetime.UTC)
     until = own.not_valid_after_utc
     if until <= now:
-        yield _warning(key, tls.certificate, f"expired on {until:%Y-%m-%d}", "renew it and reload")
+        yield warning(key, tls.certificate, f"expired on {until:%Y-%m-%d}", "renew it and reload")
     elif until - now < _SOON:
-        yield _warning(key, tls.certificate, f"expires on {until:%Y-%m-%d}", "renew it and reload")
+        yield warning(key, tls.certificate, f"expires on {until:%Y-%m-%d}", "renew it and reload")
     elif own.not_valid_before_utc > now:
         wrong = f"is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        yield _warning(key, tls.certificate, wrong, "look at the machine's clock")
+        yield warning(key, tls.certificate, wrong, "look at the machine's clock")
 
 
 def _read(key: str, file: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 
-from .problems import Problem
+from .problems import Problem, error, warning
 from .settings import Tls
 
 SUITES = (
@@ -25,7 +25,7 @@ def check(tls: Tls) -> Iterator[Problem]:
     for name in filter(None, tls.ciphersuites.split(":")):
         if name not in SUITES:
             mend = f"write some of {', '.join(SUITES[:3])}, with colons between"
-            yield _problem("tls.ciphersuites", name, "is no cipher suite of TLS 1.3", mend)
+            yield error("tls.ciphersuites", name, "is no cipher suite of TLS 1.3", mend)
     if not tls.ciphers:
         return
     mend = 'leave it out, or name ciphers as "openssl ciphers -s -tls1_2 -v LIST" knows them'
@@ -33,20 +33,16 @@ def check(tls: Tls) -> Iterator[Problem]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers(tls.ciphers)
     except (ssl.SSLError, ValueError):
-        yield _problem("tls.ciphers", tls.ciphers, "has no cipher that OpenSSL knows", mend)
+        yield error("tls.ciphers", tls.ciphers, "has no cipher that OpenSSL knows", mend)
         return
     for cipher in context.get_ciphers():
         words = str(cipher["description"])
         if cipher["protocol"] == "TLSv1.3":
             continue
         if cipher["strength_bits"] < MINIMUM or "Au=None" in words or "Enc=None" in words:
-            yield _problem("tls.ciphers", tls.ciphers, f"has {cipher['name']}, which protects nothing", mend)
+            yield error("tls.ciphers", tls.ciphers, f"has {cipher['name']}, which protects nothing", mend)
             return
         if "Kx=ECDH" not in words and "Kx=DH" not in words:
             wrong = f"has {cipher['name']}: whoever gets the key reads what was recorded before (RFC 9325 §4.1)"
-            yield _problem("tls.ciphers", tls.ciphers, wrong, "name ECDHE ciphers alone", "warning")
+            yield warning("tls.ciphers", tls.ciphers, wrong, "name ECDHE ciphers alone")
             return
-
-
-def _problem(key: str, value: str, wrong: str, mend: str, severity: str = "error") -> Problem:
-    return Problem(key=key, value=value, wrong=wrong, mend=mend, severity=severity)  # type: ignore[arg-type]

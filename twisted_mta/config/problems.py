@@ -49,6 +49,16 @@ class Problem:
         return ": ".join([*marks, f"{value}{self.wrong}; {self.mend}"])
 
 
+def error(key: str, value: object, wrong: str, mend: str) -> Problem:
+    """What stops the start, without file and line."""
+    return Problem(key=key, value=value, wrong=wrong, mend=mend)
+
+
+def warning(key: str, value: object, wrong: str, mend: str) -> Problem:
+    """What is only said, without file and line."""
+    return Problem(key=key, value=value, wrong=wrong, mend=mend, severity="warning")
+
+
 def _shown(value: object) -> str:
     text = write_value(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

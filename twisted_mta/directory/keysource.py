@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..config.oauth import url_flaw
+from ..config.checks.oauth import url_flaw
 from ..config.settings import OAuth
 from .answers import NoAnswer, one_of_many
 from .fetching import Fetcher, Refused

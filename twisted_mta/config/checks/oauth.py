@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from . import units
-from .addresses import is_loopback
-from .problems import Problem, Severity
-from .settings import OAuth, Settings
-from .toml import write_path
+from .. import units
+from ..addresses import is_loopback
+from ..problems import Problem, error, warning
+from ..settings import OAuth, Settings
+from ..toml import write_path
 
 _ISSUER = '"https://login.isp.example/realms/isp"'
 
@@ -22,7 +22,7 @@ def check(settings: Settings) -> Iterator[Problem]:
         key = write_path(("oauth", name))
         if server.issuer and server.issuer in issuers:
             wrong = f"is the issuer of {issuers[server.issuer]} too"
-            yield _problem(f"{key}.issuer", server.issuer, wrong, "keep one of the two tables")
+            yield error(f"{key}.issuer", server.issuer, wrong, "keep one of the two tables")
         issuers.setdefault(server.issuer, key)
         yield from _places(key, server)
         yield from _claims(key, server)
@@ -30,15 +30,11 @@ def check(settings: Settings) -> Iterator[Problem]:
         for option in ("timeout", "refresh"):
             if getattr(server, option) <= 0:
                 shown = units.format_duration(getattr(server, option))
-                yield _problem(f"{key}.{option}", shown, "answers nothing", "write more than 0s")
+                yield error(f"{key}.{option}", shown, "answers nothing", "write more than 0s")
     if settings.oauth and not {"OAUTHBEARER", "XOAUTH2"} & set(settings.submission.mechanisms):
         wrong = "offers neither OAUTHBEARER nor XOAUTH2, so that [oauth] serves nobody"
         mend = "add one of them, or take the [oauth] tables away"
-        yield _problem("submission.mechanisms", list(settings.submission.mechanisms), wrong, mend, "warning")
-
-
-def _problem(key: str, value: object, wrong: str, mend: str, severity: Severity = "error") -> Problem:
-    return Problem(key=key, value=value, wrong=wrong, mend=mend, severity=severity)
+        yield warning("submission.mechanisms", list(settings.submission.mechanisms), wrong, mend)
 
 
 def _places(key: str, server: OAuth) -> Iterator[Problem]:
@@ -46,18 +42,18 @@ def _places(key: str, server: OAuth) -> Iterator[Problem]:
     for option in ("issuer", "keys", "endpoint"):
         value = getattr(server, option)
         if value and (wrong := url_flaw(value, path=option == "keys")):
-            yield _problem(f"{key}.{option}", value, wrong, f"write such as {_ISSUER}")
+            yield error(f"{key}.{option}", value, wrong, f"write such as {_ISSUER}")
         elif value and option not in ("issuer", wanted):
             wrong = f'is not used with kind = "{server.kind}"'
-            yield _problem(f"{key}.{option}", value, wrong, "leave it out", "warning")
+            yield warning(f"{key}.{option}", value, wrong, "leave it out")
     if server.kind == "jwt" and not server.issuer:
-        yield _problem(f"{key}.issuer", "", "is empty", f'write what tokens have as "iss", such as {_ISSUER}')
+        yield error(f"{key}.issuer", "", "is empty", f'write what tokens have as "iss", such as {_ISSUER}')
     elif server.kind == "introspection" and not server.issuer and not server.endpoint:
         mend = "name the URL, or the issuer whose configuration has it"
-        yield _problem(f"{key}.endpoint", "", "is empty, and issuer is too", mend)
+        yield error(f"{key}.endpoint", "", "is empty, and issuer is too", mend)
     elif server.kind == "tokeninfo" and not server.endpoint:
         mend = 'write such as "https://oauth2.googleapis.com/tokeninfo"'
-        yield _problem(f"{key}.endpoint", "", "is empty", mend)
+        yield error(f"{key}.endpoint", "", "is empty", mend)
 
 
 def url_flaw(text: str, path: bool = False) -> str:
@@ -85,24 +81,24 @@ def _is_here(host: str) -> bool:
 def _claims(key: str, server: OAuth) -> Iterator[Problem]:
     if not server.audience:
         wrong = "is empty: a token that a user gave to any other service of this server would do"
-        severity: Severity = "warning" if server.kind == "introspection" else "error"
-        yield _problem(f"{key}.audience", [], wrong, 'write what our tokens have as "aud"', severity)
+        say = warning if server.kind == "introspection" else error
+        yield say(f"{key}.audience", [], wrong, 'write what our tokens have as "aud"')
     for scope in server.scopes:
         if not scope or not scope.isascii() or not scope.isprintable() or set(scope) & set(' "\\'):
-            yield _problem(f"{key}.scopes", scope, "is no scope (RFC 6749 §3.3)", "write one word for each")
+            yield error(f"{key}.scopes", scope, "is no scope (RFC 6749 §3.3)", "write one word for each")
     if not server.user:
-        yield _problem(f"{key}.user", "", "is empty", 'write the claim that has the address, such as "email"')
+        yield error(f"{key}.user", "", "is empty", 'write the claim that has the address, such as "email"')
     if server.kind == "jwt" and not server.algorithms:
-        yield _problem(f"{key}.algorithms", [], "is empty", "leave it out")
+        yield error(f"{key}.algorithms", [], "is empty", "leave it out")
 
 
 def _files(key: str, server: OAuth) -> Iterator[Problem]:
     if server.kind == "introspection" and bool(server.client_id) != bool(server.client_secret_file):
         empty = "client_secret_file" if server.client_id else "client_id"
-        yield _problem(f"{key}.{empty}", "", "is empty, but its companion is set", "set both, or none")
+        yield error(f"{key}.{empty}", "", "is empty, but its companion is set", "set both, or none")
     files = {"client_secret_file": server.client_secret_file, "ca": server.ca}
     if server.keys.startswith("/"):
         files["keys"] = server.keys
     for option, path in files.items():
         if path and not Path(path).is_file():
-            yield _problem(f"{key}.{option}", path, "is no file that can be read", "name one, or leave it empty")
+            yield error(f"{key}.{option}", path, "is no file that can be read", "name one, or leave it empty")

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from . import units
-from .problems import Problem
-from .settings import Checker, Settings
-from .toml import write_path
+from .. import units
+from ..problems import Problem, error
+from ..settings import Checker, Settings
+from ..toml import write_path
 
 _SAMPLES = {
     "dovecot": '"unix:/run/dovecot/auth-client"',
@@ -28,21 +28,17 @@ def check(settings: Settings) -> Iterator[Problem]:
         key = write_path(("checker", name))
         wrong = _server(checker)
         if wrong:
-            yield _error(f"{key}.server", checker.server, wrong, f"write {_SAMPLES[checker.kind]}")
+            yield error(f"{key}.server", checker.server, wrong, f"write {_SAMPLES[checker.kind]}")
             continue
         yield from _library(key, checker)
         if checker.timeout <= 0:
             mend = 'write "5s"'
-            yield _error(f"{key}.timeout", units.format_duration(checker.timeout), "answers nothing", mend)
+            yield error(f"{key}.timeout", units.format_duration(checker.timeout), "answers nothing", mend)
         if checker.kind == "ldap":
             yield from _ldap(key, checker)
         elif checker.kind == "sql" and not re.search(r"(?<![:\w]):(address|user)\b", checker.query):
             mend = 'write such as "SELECT password FROM users WHERE address = :address"'
-            yield _error(f"{key}.query", checker.query, "does not ask for :address or :user", mend)
-
-
-def _error(key: str, value: object, wrong: str, mend: str) -> Problem:
-    return Problem(key=key, value=value, wrong=wrong, mend=mend, severity="error")
+            yield error(f"{key}.query", checker.query, "does not ask for :address or :user", mend)
 
 
 def _server(checker: Checker) -> str:
@@ -70,19 +66,19 @@ def _library(key: str, checker: Checker) -> Iterator[Problem]:
     needed = _LIBRARIES.get("ldap" if checker.kind == "ldap" else "postgresql" if scheme.startswith("postgres") else "")
     if needed is not None and importlib.util.find_spec(needed[0]) is None:
         wrong = f"needs the library {needed[0]}"
-        yield _error(f"{key}.kind", checker.kind, wrong, f'install it with "pip install twisted-mta[{needed[1]}]"')
+        yield error(f"{key}.kind", checker.kind, wrong, f'install it with "pip install twisted-mta[{needed[1]}]"')
 
 
 def _ldap(key: str, checker: Checker) -> Iterator[Problem]:
     searched, named = (any(word in text for word in _PLACEHOLDERS) for text in (checker.filter, checker.dn))
     if checker.filter and not searched:
-        yield _error(f"{key}.filter", checker.filter, "finds the same for everybody", 'write "(mail={address})"')
+        yield error(f"{key}.filter", checker.filter, "finds the same for everybody", 'write "(mail={address})"')
     elif checker.filter and not checker.base:
-        yield _error(f"{key}.base", "", "is empty, but filter is set", 'write such as "ou=people,dc=isp,dc=example"')
+        yield error(f"{key}.base", "", "is empty, but filter is set", 'write such as "ou=people,dc=isp,dc=example"')
     elif not checker.filter and not named:
         mend = 'write such as "uid={user},ou=people,dc=isp,dc=example", or set base and filter'
-        yield _error(f"{key}.dn", checker.dn, "names nobody's entry", mend)
+        yield error(f"{key}.dn", checker.dn, "names nobody's entry", mend)
     for option in ("password_file", "ca"):
         path = getattr(checker, option)
         if path and not Path(path).is_file():
-            yield _error(f"{key}.{option}", path, "is no file that can be read", "name one, or leave it empty")
+            yield error(f"{key}.{option}", path, "is no file that can be read", "name one, or leave it empty")
