@@ -14,7 +14,7 @@ from twisted_mta.mail.events import Disconnected
 from twisted_mta.mail.status import Reply
 from twisted_mta.policy.interfaces import IPolicy, Peer, Policy
 from twisted_mta.testing.settings import layered
-from twisted_mta.wire.commands import VERBS
+from twisted_mta.wire.verbs import VERBS
 
 REQUIRED = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY")  # §4.5.1
 KEYWORDS = {"BDAT": "CHUNKING"}  # of commands whose keyword has another name

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.wire import commands as c
+from twisted_mta.wire import verbs as v
 from twisted_mta.wire.handling import (
     LATEST,
     parse_by,
@@ -108,20 +109,20 @@ class MailTests(SynchronousTestCase):
 
     def test_parameters(self) -> None:
         line = "FROM:<a@b.example> HOLDFOR=60 BY=120;RT MT-PRIORITY=-4"
-        self.assertEqual(c.mail(line).params, {"HOLDFOR": "60", "BY": "120;RT", "MT-PRIORITY": "-4"})
-        self.assertEqual(c.mail("FROM:<> holduntil=2026-11-23T12:00:00+01:00").params["HOLDUNTIL"][-6:], "+01:00")
+        self.assertEqual(v.mail(line).params, {"HOLDFOR": "60", "BY": "120;RT", "MT-PRIORITY": "-4"})
+        self.assertEqual(v.mail("FROM:<> holduntil=2026-11-23T12:00:00+01:00").params["HOLDUNTIL"][-6:], "+01:00")
 
     def test_refused(self) -> None:
         for param in ("HOLDFOR=0", "HOLDFOR", "HOLDUNTIL=tomorrow", "BY=0;R", "BY=60", "MT-PRIORITY=10", "MT-PRIORITY"):
             with self.assertRaises(c.CommandError) as caught:
-                c.mail(f"FROM:<a@b.example> {param}")
+                v.mail(f"FROM:<a@b.example> {param}")
             reply = caught.exception.reply
             self.assertEqual((reply.code, reply.enhanced), (501, "5.5.4"), param)
             self.assertTrue(reply.text.startswith(param.partition("=")[0]), reply.text)
 
     def test_twice(self) -> None:
         with self.assertRaises(c.CommandError) as caught:
-            c.mail("FROM:<a@b.example> BY=60;N BY=60;N")
+            v.mail("FROM:<a@b.example> BY=60;N BY=60;N")
         self.assertEqual(caught.exception.reply.code, 501)
 
     def test_the_longest_line_is_taken(self) -> None:

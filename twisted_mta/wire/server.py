@@ -22,6 +22,7 @@ from .content import SLACK, BinaryDecoder, ChunkDecoder, ContentDecoder, too_lar
 from .order import AUTH_REFUSALS, LMTP_ORDER, NO_XCLIENT, ORDER, TLS_REFUSALS, AuthState, State, TlsState
 from .sasl import MAX_LINE as MAX_AUTH_LINE
 from .sasl import TOO_LONG
+from .verbs import VERBS, Verb, bdat
 
 MAX_JUNK = 1 << 16
 """Octets of one overlong line after which a client is cut off."""
@@ -278,7 +279,7 @@ class ServerConnection:
         if self.state == "auth":
             return c.AuthResponse(line)
         word, _, rest = line.partition(b" ")
-        verb = c.VERBS.get(word) or c.VERBS.get(word.upper())
+        verb = VERBS.get(word) or VERBS.get(word.upper())
         if verb is None:
             return c.Refused("", OTHER_PROTOCOL if word.upper() in _OTHER_PROTOCOLS else UNKNOWN)
         name = verb.name
@@ -303,7 +304,7 @@ class ServerConnection:
         except c.CommandError as error:
             return c.Refused(name, error.reply)
 
-    def _beyond_ascii(self, verb: c.Verb, argument: bytes) -> c.Command:
+    def _beyond_ascii(self, verb: Verb, argument: bytes) -> c.Command:
         """MAIL with SMTPUTF8, and RCPT after it, may have addresses in UTF-8 (RFC 6531 §3.4), and so may VRFY and EXPN
         with SMTPUTF8 (§3.7.4.2)."""
         name = verb.name
@@ -329,7 +330,7 @@ class ServerConnection:
             return None
         if self.state == "auth":
             return _LONG_RESPONSE if size > MAX_AUTH_LINE else None
-        verb = c.VERBS.get(start[:9].partition(b" ")[0].upper())
+        verb = VERBS.get(start[:9].partition(b" ")[0].upper())
         if verb is not None and verb.name == "BDAT":
             return _LONG_CHUNK
         if verb is None or size > verb.limit:
@@ -368,7 +369,7 @@ class ServerConnection:
     def _bdat(self, argument: bytes, refusal: Reply | None) -> c.Command:
         """BDAT.  Whatever becomes of it, its octets are no commands (RFC 3030 §2)."""
         try:
-            command = c.bdat(argument.decode("ascii").strip(" \t"))
+            command = bdat(argument.decode("ascii").strip(" \t"))
         except (UnicodeDecodeError, c.CommandError):
             return c.Refused("BDAT", NO_CHUNK)
         size = 0 if self._content is None else self._content.size

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.wire import commands as c
+from twisted_mta.wire import verbs as v
 
 
 class Case(SynchronousTestCase):
@@ -30,7 +31,7 @@ class MailTests(Case):
             ("FROM:<ann@[192.0.2.1]>", "ann@[192.0.2.1]"),
             ("FROM:<ann@[IPv6:2001:db8::1]>", "ann@[IPv6:2001:db8::1]"),
         ):
-            self.assertEqual(c.mail(argument).sender, sender, argument)
+            self.assertEqual(v.mail(argument).sender, sender, argument)
 
     def test_malformed(self) -> None:
         for argument in (
@@ -63,17 +64,17 @@ class MailTests(Case):
             "FROM:<a@" + "b" * 64 + ".example>",
             "FROM:<\x01@isp.example>",
         ):
-            self.assertEqual(self.code(c.mail, argument)[0], 501, argument)
+            self.assertEqual(self.code(v.mail, argument)[0], 501, argument)
 
     def test_parameters(self) -> None:
-        command = c.mail("FROM:<ann@isp.example> size=1000 BODY=8bitmime AUTH=ann+40isp.example")
+        command = v.mail("FROM:<ann@isp.example> size=1000 BODY=8bitmime AUTH=ann+40isp.example")
         self.assertEqual((command.size, command.body), (1000, "8BITMIME"))
         self.assertEqual(command.params, {"SIZE": "1000", "BODY": "8bitmime", "AUTH": "ann+40isp.example"})
-        self.assertEqual(c.mail("FROM:<a@b.example> BODY=7BIT AUTH=<>").body, "7BIT")
-        self.assertEqual(c.mail("FROM:<a@b.example> BODY=binarymime").body, "BINARYMIME")
+        self.assertEqual(v.mail("FROM:<a@b.example> BODY=7BIT AUTH=<>").body, "7BIT")
+        self.assertEqual(v.mail("FROM:<a@b.example> BODY=binarymime").body, "BINARYMIME")
 
     def test_what_to_return_in_reports(self) -> None:
-        command = c.mail("FROM:<ann@isp.example> ret=full envid=QQ+2B314159")
+        command = v.mail("FROM:<ann@isp.example> ret=full envid=QQ+2B314159")
         self.assertEqual(command.params, {"RET": "full", "ENVID": "QQ+2B314159"})
 
     def test_parameters_refused(self) -> None:
@@ -105,39 +106,39 @@ class MailTests(Case):
             ("SIZE==1", 501),
             ("-A=1", 501),
         ):
-            self.assertEqual(self.code(c.mail, f"FROM:<a@b.example> {words}"), (code, "5.5.4"), words)
+            self.assertEqual(self.code(v.mail, f"FROM:<a@b.example> {words}"), (code, "5.5.4"), words)
 
 
 class RcptTests(Case):
     def test_recipients(self) -> None:
-        self.assertEqual(c.rcpt("TO:<ann@isp.example>"), c.Rcpt("ann@isp.example", False))
-        self.assertEqual(c.rcpt("to: <ann@isp.example>"), c.Rcpt("ann@isp.example", False))
+        self.assertEqual(v.rcpt("TO:<ann@isp.example>"), c.Rcpt("ann@isp.example", False))
+        self.assertEqual(v.rcpt("to: <ann@isp.example>"), c.Rcpt("ann@isp.example", False))
 
     def test_postmaster_needs_no_domain(self) -> None:
         for path in ("postmaster", "Postmaster", "POSTMASTER"):
-            self.assertEqual(c.rcpt(f"TO:<{path}>"), c.Rcpt("postmaster", False))
+            self.assertEqual(v.rcpt(f"TO:<{path}>"), c.Rcpt("postmaster", False))
 
     def test_reports(self) -> None:
-        command = c.rcpt("TO:<bob@isp.example> notify=delay,Success ORCPT=rfc822;Bob+40old.example")
+        command = v.rcpt("TO:<bob@isp.example> notify=delay,Success ORCPT=rfc822;Bob+40old.example")
         self.assertEqual((command.notify, command.orcpt), ("SUCCESS,DELAY", "rfc822;Bob+40old.example"))
-        command = c.rcpt("TO:<postmaster> NOTIFY=NEVER")
+        command = v.rcpt("TO:<postmaster> NOTIFY=NEVER")
         self.assertEqual((command.recipient, command.notify, command.orcpt), ("postmaster", "NEVER", ""))
 
     def test_reports_about_addresses_beyond_ascii(self) -> None:
         """RFC 6533 §3: however it is value, it is kept in a form that may stand anywhere."""
         for value in ("utf-8;bj\u00f6rn@b.example", "utf-8;bj\\x{F6}rn@b.example"):
-            command = c.rcpt(f"TO:<bob@isp.example> ORCPT={value}")
+            command = v.rcpt(f"TO:<bob@isp.example> ORCPT={value}")
             self.assertEqual(command.orcpt, "utf-8;bj\\x{F6}rn@b.example")
-        self.assertEqual(self.code(c.rcpt, "TO:<bob@isp.example> ORCPT=rfc822;bj\u00f6rn@b.example")[0], 501)
-        self.assertEqual(self.code(c.rcpt, "TO:<bob@isp.example> ORCPT=utf-8;bj\u202ern@b.example")[0], 501)
+        self.assertEqual(self.code(v.rcpt, "TO:<bob@isp.example> ORCPT=rfc822;bj\u00f6rn@b.example")[0], 501)
+        self.assertEqual(self.code(v.rcpt, "TO:<bob@isp.example> ORCPT=utf-8;bj\u202ern@b.example")[0], 501)
 
     def test_source_route(self) -> None:
-        self.assertEqual(c.rcpt("TO:<@a.example,@[192.0.2.1]:joe@far.example>"), c.Rcpt("joe@far.example", True))
+        self.assertEqual(v.rcpt("TO:<@a.example,@[192.0.2.1]:joe@far.example>"), c.Rcpt("joe@far.example", True))
 
     def test_percent_and_bang_are_letters(self) -> None:
         """They mean nothing here: what is behind the @ is the domain, and all before it a local part."""
-        self.assertEqual(c.rcpt("TO:<joe%far.example@isp.example>").recipient, "joe%far.example@isp.example")
-        self.assertEqual(c.rcpt("TO:<far.example!joe@isp.example>").recipient, "far.example!joe@isp.example")
+        self.assertEqual(v.rcpt("TO:<joe%far.example@isp.example>").recipient, "joe%far.example@isp.example")
+        self.assertEqual(v.rcpt("TO:<far.example!joe@isp.example>").recipient, "far.example!joe@isp.example")
 
     def test_refused(self) -> None:
         for argument, code in (
@@ -161,33 +162,33 @@ class RcptTests(Case):
             ("TO:<ann@isp.example> ORCPT=rfc822;" + "a" * 500, 501),
             ("TO:<ann@isp.example> RET=FULL", 555),
         ):
-            self.assertEqual(self.code(c.rcpt, argument)[0], code, argument)
+            self.assertEqual(self.code(v.rcpt, argument)[0], code, argument)
 
 
 class OtherTests(Case):
     def test_hello(self) -> None:
         for name in ("mx.far.example", "[192.0.2.1]", "my_pc", "localhost"):
-            self.assertEqual(c.hello("EHLO", name), c.Hello(name, True))
+            self.assertEqual(v.hello("EHLO", name), c.Hello(name, True))
         for name in ("", "two words", "x" * 256):
-            self.assertEqual(self.code(lambda argument: c.hello("HELO", argument), name), (501, "5.5.4"))
+            self.assertEqual(self.code(lambda argument: v.hello("HELO", argument), name), (501, "5.5.4"))
 
     def test_auth(self) -> None:
-        self.assertEqual(c.auth("plain"), c.Auth("PLAIN", None))
-        self.assertEqual(c.auth("PLAIN AGE="), c.Auth("PLAIN", b"AGE="))
-        self.assertEqual(c.auth("LOGIN ="), c.Auth("LOGIN", b"="))
+        self.assertEqual(v.auth("plain"), c.Auth("PLAIN", None))
+        self.assertEqual(v.auth("PLAIN AGE="), c.Auth("PLAIN", b"AGE="))
+        self.assertEqual(v.auth("LOGIN ="), c.Auth("LOGIN", b"="))
         for argument in ("", "PLAIN a b", "PL\x00AIN", "X" * 21):
-            self.assertEqual(self.code(c.auth, argument), (501, "5.5.4"))
+            self.assertEqual(self.code(v.auth, argument), (501, "5.5.4"))
 
     def test_arguments_where_none_belong(self) -> None:
         for name in (b"DATA", b"RSET", b"QUIT", b"STARTTLS"):
-            self.assertEqual(self.code(c.VERBS[name].parse, "x"), (501, "5.5.4"))
-        self.assertEqual(c.VERBS[b"NOOP"].parse("anything"), c.Noop())
-        self.assertEqual(self.code(c.VERBS[b"VRFY"].parse, ""), (501, "5.5.4"))
+            self.assertEqual(self.code(v.VERBS[name].parse, "x"), (501, "5.5.4"))
+        self.assertEqual(v.VERBS[b"NOOP"].parse("anything"), c.Noop())
+        self.assertEqual(self.code(v.VERBS[b"VRFY"].parse, ""), (501, "5.5.4"))
 
 
 class FuzzTests(SynchronousTestCase):
     @given(
-        st.sampled_from(sorted(c.VERBS)),
+        st.sampled_from(sorted(v.VERBS)),
         st.one_of(
             st.text(st.characters(max_codepoint=127), max_size=200),
             st.lists(
@@ -200,7 +201,7 @@ class FuzzTests(SynchronousTestCase):
     )
     def test_only_command_error_escapes(self, verb: bytes, argument: str) -> None:
         try:
-            command = c.VERBS[verb].parse(argument)
+            command = v.VERBS[verb].parse(argument)
         except c.CommandError as error:
             self.assertIn(error.reply.code, (501, 553, 555))
             return
@@ -217,5 +218,5 @@ class FuzzTests(SynchronousTestCase):
             "TO:<" + '"\\"' * 2000,
             "TO:" + " " * 5000,
         ):
-            self.assertRaises(c.CommandError, c.rcpt, argument)
+            self.assertRaises(c.CommandError, v.rcpt, argument)
         self.assertLess(time.process_time() - before, 1.0)
