@@ -14,6 +14,7 @@ from tests.admin.case import CONTENT, CliCase
 from twisted_mta.admin.commands import files
 from twisted_mta.admin.context import result
 from twisted_mta.mail.envelope import Message
+from twisted_mta.queue.access import InUse
 from twisted_mta.queue.interfaces import CHUNK, QueueFilter
 
 BOB, EVE = "bob@one.example", "eve@two.example"
@@ -67,6 +68,35 @@ class BackupTests(FilesCase):
     def test_nothing_to_back_up(self) -> None:
         shutil.rmtree(self.state / "queue")
         self.error("backup", str(self.base / "monday"), "--only", "queue", code=3)
+
+
+class CompactTests(FilesCase):
+    def test_the_file_is_made_smaller(self) -> None:
+        data = self.state / "queue" / "data.mdb"
+        self.run_mta("queue", "remove", self.second.id)
+        before = data.stat().st_size
+        found = self.json("queue", "compact", "--dry-run")
+        self.assertEqual(found["file"], before)
+        self.assertEqual(self.json("queue", "compact"), {"before": before, "after": found["used"]})
+        self.assertEqual(data.stat().st_size, found["used"])
+        (said,) = self.out("queue", "compact")
+        self.assertRegex(said, r"^The queue's file has \S+ KiB instead of \S+ KiB\.$")
+        (said,) = self.out("queue", "compact", "--dry-run")
+        self.assertRegex(said, r"^The queue's file has \S+ KiB, of which 0 B can be given back\.$")
+        self.assertEqual(self.out("queue", "verify"), ["The queue is in order."])
+
+    def test_in_use(self) -> None:
+        with patch("twisted_mta.queue.compacting.alone", side_effect=InUse("process 7 has it open")):
+            said = self.error("queue", "compact", code=4)
+        self.assertIn("can't be compacted now: process 7 has it open; try again when that has ended", said)
+
+    def test_no_room(self) -> None:
+        with patch("twisted_mta.queue.compacting._check_free", side_effect=OSError("the copy needs 9 octets")):
+            self.assertIn("the copy needs 9 octets", self.error("queue", "compact", code=4))
+
+    def test_no_queue(self) -> None:
+        shutil.rmtree(self.state / "queue")
+        self.assertIn("there is no queue", self.error("queue", "compact", code=3))
 
 
 class _InAnotherProcess:

@@ -15,7 +15,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.e2e.case import ANN, BEN, parse
-from tests.peers import wait_for
+from tests.peers import free_port, wait_for
 from tests.peers.mta import Mta
 from tests.peers.postfix import SmtpSink
 from tests.peers.process import require_root
@@ -220,6 +220,41 @@ class StopTests(SynchronousTestCase):
             except Closed:
                 self.fail("closed without 421")
             mta.stop_cleanly()
+
+
+class CompactTests(SynchronousTestCase):
+    """`mta queue compact`, around a service of two workers."""
+
+    def test_after_a_flood(self) -> None:
+        nobody = f"127.0.0.1:{free_port()}"
+        with (
+            SmtpSink() as sink,
+            Mta({"workers": 2, "relay": {"networks": ["127.0.0.0/8"], "smarthost": nobody}}) as mta,
+        ):
+            with RawSmtp(mta.mx) as client:
+                client.ehlo()
+                for number in range(12):
+                    body = b"Subject: %d\r\n\r\n" % number + (b"x" * 998 + b"\r\n") * 700
+                    self.assertEqual(client.message("a@b.example", ["c@remote.example"], body).code, 250)
+            data = mta.state / "queue" / "data.mdb"
+            kept, *others = [row["id"] for row in mta.json("queue", "list")]
+            mta.cli("queue", "remove", *others)
+            self.assertGreater(mta.json("queue", "compact", "--dry-run")["file"], 8 << 20)
+            refused = mta.run_cli("queue", "compact")
+            self.assertEqual(refused.returncode, 4)
+            self.assertRegex(refused.stderr, r"process \d+ has it open; stop the service for it")
+            mta.stop()
+            done = mta.json("queue", "compact")
+            self.assertEqual(done["after"], data.stat().st_size)
+            self.assertLess(done["after"], 2 << 20)
+            mta.write_config({"relay": {"smarthost": f"127.0.0.1:{sink.port}"}})
+            mta.start()
+            self.assertEqual(mta.queue_length(), 1)
+            mta.cli("queue", "retry", kept)
+            mta.wait_empty()
+            told = [event["event"] for event in mta.trace(kept)]
+            self.assertEqual((told[0], told[-1]), ("accept", "done"), told)
+            self.assertEqual(mta.cli("queue", "verify").strip(), "The queue is in order.")
 
 
 class PrivilegeTests(SynchronousTestCase):

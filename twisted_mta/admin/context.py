@@ -99,6 +99,7 @@ _MODULES = (
     "..directory.lmdb_directory",
     "..directory.passwords",
     "..policy.limits",
+    "..queue.compacting",
     "..queue.copying",
     "..queue.lmdb_store",
     "..queue.writer",

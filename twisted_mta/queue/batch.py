@@ -72,6 +72,7 @@ class Batch:
         "_deliveries",
         "_due",
         "_entered",
+        "_generation",
         "_history",
         "_lanes",
         "_left",
@@ -89,13 +90,14 @@ class Batch:
         "txn",
     )
 
-    def __init__(self, tables: Tables, txn: Txn, now: float) -> None:
+    def __init__(self, tables: Tables, txn: Txn, now: float, generation: int = 0) -> None:
         self.txn = txn
         self.now = now
         self.events: list[AnyEvent] = []
         self.sweep: list[bytes] = []
         self.changed = False
         self._tables = tables
+        self._generation = generation
         self._transaction = txn.id()
         self._stories = 0
         self._lanes: dict[bytes, _Lane] = {}
@@ -382,7 +384,7 @@ class Batch:
 
     def add_story(self, mid: bytes, row: bytes) -> None:
         """Add events, already encoded, to the history of one message."""
-        self._history.append((story_key(mid, self._transaction, self._stories), row))
+        self._history.append((story_key(mid, self._generation, self._transaction, self._stories), row))
         self._stories += 1
 
     # The end

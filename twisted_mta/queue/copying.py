@@ -7,7 +7,17 @@ from pathlib import Path
 
 import lmdb
 
+from .access import opening
+
 DATA = "data.mdb"
+
+COPY = "data.mdb.compact"
+"""Beside it, while it is being compacted; or left by who died over that."""
+
+MAX_READERS = 512
+
+UNWRITTEN = 1 << 20
+"""Octets that a sound file may be shorter than the pages it has given out."""
 
 
 def copy_environment(source: Path, target: Path) -> int:
@@ -18,7 +28,8 @@ def copy_environment(source: Path, target: Path) -> int:
     OSError; then what there is of ``target`` is of no use.  A process must not have the same environment open already.
     """
     try:
-        env = lmdb.open(str(source), create=False, readonly=True, max_readers=512, readahead=True)
+        with opening(source):
+            env = lmdb.open(str(source), create=False, readonly=True, max_readers=MAX_READERS, readahead=True)
     except lmdb.Error as error:
         raise OSError(f"{source} can't be opened: {error}") from error
     try:
@@ -32,6 +43,17 @@ def copy_environment(source: Path, target: Path) -> int:
     sync(target / DATA)
     sync(target)
     return (target / DATA).stat().st_size
+
+
+def used(env: lmdb.Environment) -> int:
+    """Octets of the map that have ever been in use; freed ones are used again."""
+    return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
+
+
+def lacks(env: lmdb.Environment, data: Path) -> int:
+    """Octets by which the file is shorter than the pages that it has given out, if it is."""
+    needed = used(env)  # looked up before the size: another process may be adding to both
+    return max(0, needed - data.stat().st_size)
 
 
 def sync(path: Path) -> None:

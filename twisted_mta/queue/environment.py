@@ -21,7 +21,8 @@ import lmdb
 from ..mail.events import EventSink, Service
 from ..mail.status import Reply
 from . import schema
-from .copying import sync
+from .access import opening
+from .copying import COPY, DATA, MAX_READERS, UNWRITTEN, lacks, sync, used
 from .interfaces import StoreUnavailable
 from .owners import Owners
 from .records import META_SCHEMA, TABLES
@@ -33,11 +34,7 @@ Db: TypeAlias = Any
 LEAST_FREE = 1 << 16
 """Octets that the disk must have for the map to be grown."""
 
-UNWRITTEN = 1 << 20
-"""Octets that a sound file may be shorter than the pages it has given out."""
-
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-MAX_READERS = 512
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -111,6 +108,8 @@ class Environment:
         self.gate = Gate()
         self._sync = sync
         self._readahead = readahead
+        self.generation = 0
+        """How many copies, from one to the next, the file is of the first: transactions are numbered anew in each."""
         self._step = _pages(map_size)
         self._env = self._open()
         try:
@@ -123,19 +122,21 @@ class Environment:
     def _open(self) -> lmdb.Environment:
         try:
             _make_folder(self.path)
-            data = self.path / "data.mdb"
+            data = self.path / DATA
             if data.exists() and 0 < data.stat().st_size < 2 * _PAGE:
                 raise _damaged(self.path, "it is cut short")
-            return lmdb.open(
-                str(self.path),
-                map_size=self._step,
-                mode=0o600,
-                max_dbs=2 * len(TABLES),
-                max_readers=MAX_READERS,
-                max_spare_txns=1,
-                readahead=self._readahead,
-                sync=self._sync,
-            )
+            with opening(self.path):
+                data.resolve().with_name(COPY).unlink(missing_ok=True)
+                return lmdb.open(
+                    str(self.path),
+                    map_size=self._step,
+                    mode=0o600,
+                    max_dbs=2 * len(TABLES),
+                    max_readers=MAX_READERS,
+                    max_spare_txns=1,
+                    readahead=self._readahead,
+                    sync=self._sync,
+                )
         except (lmdb.Error, OSError) as error:
             raise _cannot_open(self.path, error) from error
 
@@ -144,14 +145,13 @@ class Environment:
 
         LMDB itself may leave the last pages unwritten, when they were given and taken back in one transaction.
         """
-        data = self.path / "data.mdb"
-        needed = self.map_used  # looked up before the size: another process may be adding to both
-        missing = needed - data.stat().st_size
+        data = self.path / DATA
+        missing = lacks(self._env, data)
         if missing > UNWRITTEN:
-            raise _damaged(self.path, f"it lacks {missing} of {needed} octets")
+            raise _damaged(self.path, f"it lacks {missing} octets")
         if missing > 0:
             with data.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), needed - _PAGE, _PAGE)  # never makes a file shorter
+                os.posix_fallocate(file.fileno(), self.map_used - _PAGE, _PAGE)  # never makes a file shorter
 
     def _open_tables(self) -> Tables:
         try:
@@ -281,7 +281,7 @@ class Environment:
     @property
     def map_used(self) -> int:
         """Octets of the map that have ever been in use; freed ones are used again."""
-        return (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
+        return used(self._env)
 
     def sync(self) -> None:
         """Sync all that is committed, where commits do not."""

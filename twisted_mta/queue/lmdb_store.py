@@ -103,7 +103,7 @@ class LmdbStore:
         self._owners = Owners(environment.path / "owners")
         self._writer.open(environment, self._disk, self._clock, self._events)
         try:
-            self._owner = await self._writer.submit(Enter())
+            self._owner, environment.generation = await self._writer.submit(Enter())
             self._owners.enter(self._owner)
             self._ids = IdMaker(self._owner, self._clock.seconds)
             for key in await self._writer.submit(Orphan(self._owners.alive)):

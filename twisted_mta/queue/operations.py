@@ -20,6 +20,7 @@ from . import schema
 from .batch import Batch
 from .interfaces import CHUNK, Charge, Claim, NewMessage, Settlement
 from .records import (
+    META_GENERATION,
     META_INCARNATION,
     META_SCHEMA,
     Spool,
@@ -465,17 +466,25 @@ class Expire(Operation):
 
 
 class Enter(Operation):
-    """Enter this process: its incarnation's number, never given before."""
+    """Enter this process.  The result: its incarnation's number, never given before, and the file's generation.
+
+    LMDB numbers the transactions of a compacted copy from the beginning.  So it is a copy, whoever made it and put it
+    in place, when this transaction's number is no greater than that of the last one that entered.
+    """
 
     __slots__ = ()
 
-    def apply(self, batch: Batch) -> int:
+    def apply(self, batch: Batch) -> tuple[int, int]:
         meta = batch.tables.meta
         if batch.txn.get(META_SCHEMA, db=meta) != b"%d" % schema.VERSION:
             raise unavailable(text="The queue was brought up to a later schema as it was opened; start again")
         number = (int(batch.txn.get(META_INCARNATION, db=meta) or b"0") + 1) % (1 << 28) or 1
         batch.txn.put(META_INCARNATION, b"%d" % number, db=meta)
-        return number
+        generation, last = map(int, (batch.txn.get(META_GENERATION, db=meta) or b"0 0").split())
+        transaction = batch.txn.id()
+        generation += transaction <= last
+        batch.txn.put(META_GENERATION, b"%d %d" % (generation, transaction), db=meta)
+        return number, generation
 
 
 class Orphan(Operation):

@@ -20,7 +20,7 @@ table          key                                   value
 ``reason``     reason, id, destination               nothing; one for each delivery with such a last reply
 ``segment``    the last id of an interval            the terms of the interval's messages (:mod:`.terms`), a mark that
                                                      they are being gathered, or nothing
-``meta``       name                                  schema version, incarnation, changes, :class:`Totals`
+``meta``       name                                  schema version, incarnation, generation, changes, :class:`Totals`
 =============  ====================================  ==============================================================
 
 Records are MessagePack arrays that begin with a version tag.
@@ -72,6 +72,7 @@ _LAST_TIME: Final = (1 << 63) - 1
 
 META_SCHEMA: Final = b"schema"
 META_INCARNATION: Final = b"incarnation"
+META_GENERATION: Final = b"generation"
 META_CHANGES: Final = b"changes"
 META_TOTALS: Final = b"totals"
 META_REMOVING: Final = b"removing "
@@ -123,6 +124,8 @@ decode_history = msgspec.msgpack.Decoder(list[HistoryEvent]).decode
 _pack_time = Struct(">Q").pack
 _pack_chunk = Struct(">H").pack
 _pack_story = Struct(">QI").pack
+_GENERATION: Final = 40
+"""Bits of a transaction's number: a thousand of them a second for 34 years."""
 MAX_CHUNKS: Final = 1 << 16
 
 
@@ -185,9 +188,9 @@ def chunk_key(mid: bytes, number: int) -> bytes:
     return mid + _pack_chunk(number)
 
 
-def story_key(mid: bytes, transaction: int, number: int) -> bytes:
-    """The key of what one transaction adds to a message's history."""
-    return mid + _pack_story(transaction, number)
+def story_key(mid: bytes, generation: int, transaction: int, number: int) -> bytes:
+    """The key of what one transaction, of one generation of the file, adds to a message's history."""
+    return mid + _pack_story(generation << _GENERATION | transaction, number)
 
 
 def safe_id_key(mid: str) -> bytes | None:

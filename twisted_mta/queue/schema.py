@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import lmdb
 import msgspec
 
+from .access import opening
 from .records import META_SCHEMA, SCHEMA
 from .terms import normal
 
@@ -77,7 +78,9 @@ def schema_of(path: str | os.PathLike[str]) -> int | None:
     """The schema of the queue in a folder; None where there is no queue.  Raises OSError and ``lmdb.Error``."""
     if not (Path(path) / "data.mdb").exists():
         return None
-    with lmdb.open(str(path), readonly=True, max_dbs=1, lock=True) as env:
+    with opening(Path(path)):
+        env = lmdb.open(str(path), readonly=True, max_dbs=1, lock=True)
+    with env:
         try:
             meta = env.open_db(b"meta", create=False)
         except lmdb.NotFoundError:

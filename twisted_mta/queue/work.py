@@ -97,7 +97,7 @@ class Work:
 
     def begin(self, environment: Environment, txn: Txn) -> None:
         """Apply it in this transaction; what an earlier one did is void."""
-        self._batch = Batch(environment.tables, txn, self.now)
+        self._batch = Batch(environment.tables, txn, self.now, environment.generation)
         self._next = 0
         self._steps = None
         self._results = []

@@ -15,8 +15,9 @@ from ..describe import delivery_value, message_facts, message_value, progress, r
 from ..selection import check_after, check_id, filter_options, is_filtered, queue_filter, walk
 from ..tables import Cell, Column, age, clean, cut, facts, many, moment, paint, size, table
 
-_ACTIONS = "twisted_mta.admin.commands.actions"
-_FILES = "twisted_mta.admin.commands.files"
+_HERE = "twisted_mta.admin.commands"
+_ACTIONS = f"{_HERE}.actions"
+_FILES = f"{_HERE}.files"
 
 
 class QueueGroup(Group):
@@ -30,6 +31,7 @@ class QueueGroup(Group):
 @click.group(
     cls=QueueGroup,
     lazy={name: f"{_ACTIONS}:{name}" for name in ("retry", "hold", "release", "bounce", "remove", "verify")}
+    | {"compact": f"{_HERE}.compact:compact"}
     | {"export": f"{_FILES}:export", "import": f"{_FILES}:import_"},
 )
 def queue() -> None:
