@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twisted_mta.queue.interfaces import QueueStats
+from collections.abc import Callable
+
+from twisted_mta.queue.interfaces import Commit, QueueStats
 
 STATS = QueueStats(
     messages=3, deliveries=4, recipients=5, bytes=12288, held=1, destinations=2, oldest=1795435200.0,
@@ -13,6 +15,10 @@ STATS = QueueStats(
 class SizedStore:
     def __init__(self, stats: QueueStats | Exception = STATS) -> None:
         self.answer = stats
+        self.tell: Callable[[Commit], None] | None = None
+
+    def watch_commits(self, tell: Callable[[Commit], None]) -> None:
+        self.tell = tell
 
     def stats(self) -> QueueStats:
         if isinstance(self.answer, Exception):

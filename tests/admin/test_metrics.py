@@ -16,6 +16,7 @@ from tests.admin.samples import NOON, SAMPLES, SESSION, accepted, bounced, defer
 from twisted_mta.admin import instruments
 from twisted_mta.admin.metrics import Metrics, ReactorLag, markdown
 from twisted_mta.mail import events as ev
+from twisted_mta.queue.interfaces import Commit
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -141,6 +142,20 @@ class Gauges(SynchronousTestCase):
         self.assertEqual(found["mta_queue_messages", ()], 3)
         self.assertEqual(found["mta_queue_oldest_timestamp_seconds", ()], NOON)
         self.assertEqual(found["mta_store_disk_free_bytes", ()], 1 << 34)
+
+    def test_commits(self) -> None:
+        store = SizedStore()
+        self.metrics.watch_store(store)  # type: ignore[arg-type]
+        assert store.tell is not None
+        store.tell(Commit(operations=7, queued=0.002, locked=0.04, took=0.3))
+        store.tell(Commit(operations=1, queued=0.0, locked=0.0, took=0.1))
+        found = scrape(self.metrics)
+        self.assertEqual(found["mta_store_commit_operations_count", ()], 2)
+        self.assertEqual(found["mta_store_commit_operations_sum", ()], 8)
+        self.assertEqual(found["mta_store_commit_operations_bucket", (("le", "1.0"),)], 1)
+        self.assertAlmostEqual(found["mta_store_commit_queued_seconds_sum", ()], 0.002)
+        self.assertAlmostEqual(found["mta_store_commit_locked_seconds_sum", ()], 0.04)
+        self.assertAlmostEqual(found["mta_store_commit_seconds_sum", ()], 0.4)
 
     def test_a_store_that_fails_costs_its_gauges_only(self) -> None:
         self.metrics.watch_store(SizedStore(OSError("gone")))  # type: ignore[arg-type]

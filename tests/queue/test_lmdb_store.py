@@ -47,7 +47,7 @@ from twisted_mta.queue import environment as environments
 from twisted_mta.queue import records, work
 from twisted_mta.queue import writer as writers
 from twisted_mta.queue.environment import Environment
-from twisted_mta.queue.interfaces import CHUNK, Limits, QueueFilter, QuotaExceeded, StoreUnavailable
+from twisted_mta.queue.interfaces import CHUNK, Commit, Limits, QueueFilter, QuotaExceeded, StoreUnavailable
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.memory import MemoryStore
 from twisted_mta.queue.operations import Operation
@@ -222,6 +222,45 @@ class BatchTest(LmdbCase):
             release.set()
             await gatherResults(first + rest)
         self.assertEqual(self.writer.commits - before, 2)
+
+    async def test_commits_are_told(self) -> None:
+        """How many shared one, and what they waited for: the commit before, another process, the disk."""
+        self.patch(writers, "SLICE", 60.0)
+        told: list[Commit] = []
+        self.store.watch_commits(told.append)
+        release, committing = threading.Event(), threading.Event()
+        begin, commit = Environment.begin, Environment.commit
+
+        def late(environment: Environment) -> Any:
+            time.sleep(0.05)
+            return begin(environment)
+
+        def slow(environment: Environment, txn: Any) -> None:
+            committing.set()
+            release.wait(10)
+            commit(environment, txn)
+
+        with mock.patch.object(Environment, "commit", slow), mock.patch.object(Environment, "begin", late):
+            first = self.commit_many(1)
+            await self.until(committing.is_set)
+            rest = self.commit_many(30)
+            await task.deferLater(REACTOR, 0.1, lambda: None)
+            release.set()
+            await gatherResults(first + rest)
+        self.assertEqual([one.operations for one in told], [1, 30])
+        self.assertGreaterEqual(told[0].took, 0.04)
+        self.assertGreaterEqual(told[0].locked, 0.05)
+        self.assertLess(told[0].queued, told[1].queued)
+        self.assertGreaterEqual(told[1].queued, 0.09)
+
+    async def test_what_failed_is_no_commit(self) -> None:
+        told: list[Commit] = []
+        self.store.watch_commits(told.append)
+        with mock.patch.object(Environment, "commit", side_effect=lmdb.DiskError("full")):
+            await self.assertFailure(self.commit_many(1)[0], StoreUnavailable)
+        self.assertEqual(told, [])
+        await gatherResults(self.commit_many(1))
+        self.assertEqual(len(told), 1)
 
     async def test_counters_are_written_once_a_batch(self) -> None:
         self.patch(writers, "SLICE", 60.0)

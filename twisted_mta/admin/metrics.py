@@ -20,12 +20,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..mail import events as ev
-from ..queue.interfaces import IMessageStore, QueueStats
+from ..queue.interfaces import Commit, IMessageStore, QueueStats
 from .instruments import Counter, Gauge, Histogram
 from .statusfile import version
 
 DELAYS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, 432000)
 TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+COMMITS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 QUEUE_GAUGES: tuple[tuple[str, str, Callable[[QueueStats], float | None]], ...] = (
@@ -189,6 +191,22 @@ class Metrics(Collector):
         self.service = self._counter(
             "mta_service_events_total", "Steps of the service: ready, reload and so on.", ("what",)
         )
+        self.commit_operations = self._histogram(
+            "mta_store_commit_operations", "Operations (messages taken in, results, and so on) that one commit shared.",
+            BATCHES,
+        )  # fmt: skip
+        self.commit_queued = self._histogram(
+            "mta_store_commit_queued_seconds", "How long a commit's first operation waited for the commit before it.",
+            COMMITS,
+        )  # fmt: skip
+        self.commit_locked = self._histogram(
+            "mta_store_commit_locked_seconds",
+            "How long a commit waited for the write lock, which other processes had.",
+            COMMITS,
+        )
+        self.commit_time = self._histogram(
+            "mta_store_commit_seconds", "How long a commit took to be written and synced.", COMMITS
+        )
         self.lag = self._histogram("mta_reactor_lag_seconds", "How late the reactor turned, sampled each second.", LAGS)
 
     def _counter(self, name: str, help_: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -213,8 +231,9 @@ class Metrics(Collector):
             count(event)
 
     def watch_store(self, store: IMessageStore) -> None:
-        """Show the size of this store's queue."""
+        """Show the size of this store's queue, and its commits."""
         self._store = store
+        store.watch_commits(self._committed)
 
     def watch_scheduler(self, scheduler: IWatchedScheduler) -> None:
         """Show what this scheduler is doing."""
@@ -267,6 +286,12 @@ class Metrics(Collector):
         elif value is not None:
             family.add_metric((), value)
         return family
+
+    def _committed(self, commit: Commit) -> None:
+        self.commit_operations.observe((), commit.operations)
+        self.commit_queued.observe((), commit.queued)
+        self.commit_locked.observe((), commit.locked)
+        self.commit_time.observe((), commit.took)
 
     def _connected(self, e: ev.Connected) -> None:
         key = (e.listener,)

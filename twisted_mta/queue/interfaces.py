@@ -56,6 +56,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     queued_bytes: int = 0
 
 
+class Commit(msgspec.Struct, frozen=True):
+    """One commit as the writer saw it.  ``operations`` are those that shared it; times are seconds: ``queued`` is how
+    long the first of them had waited for the commit before, ``locked`` how long the writer waited for other processes
+    to give up the write lock, and ``took`` how long writing and syncing lasted."""
+
+    operations: int
+    queued: float
+    locked: float
+    took: float
+
+
 class QuotaExceeded(MailError):
     """A limit is reached.  ``limit`` is its name as in the settings; ``retry_after`` is seconds, None for never."""
 
@@ -199,6 +210,10 @@ class IMessageStore(Interface):
     def problem() -> str:
         """Why the store takes nothing more until it is opened anew, in words; "" where it is well.  A disk that is full
         is no such problem: it passes."""
+
+    def watch_commits(tell: Callable[[Commit], None]) -> None:
+        """Have ``tell`` called on the reactor's thread after each commit that reached the disk.  A store that has no
+        disk calls it never."""
 
     def new_id() -> str:
         """A new message id, for a report given to :meth:`settle`."""

@@ -25,6 +25,7 @@ from .indexing import Indexer
 from .interfaces import (
     Charge,
     Claim,
+    Commit,
     IIncoming,
     IMessageStore,
     Page,
@@ -153,6 +154,10 @@ class LmdbStore:
     def problem(self) -> str:
         """Why nothing more can be written."""
         return "the queue can't be written since its disk failed; restart the service" if self._writer.broken else ""
+
+    def watch_commits(self, tell: Callable[[Commit], None]) -> None:
+        """Have each commit told."""
+        self._writer.observe(tell)
 
     def new_id(self) -> str:
         """A new message id."""

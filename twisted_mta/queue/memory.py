@@ -20,6 +20,7 @@ from .interfaces import (
     CHUNK,
     Charge,
     Claim,
+    Commit,
     IIncoming,
     IMessageStore,
     NewMessage,
@@ -112,6 +113,9 @@ class MemoryStore:
         """Begin a message."""
         self._check_running()
         return MemoryIncoming(self)
+
+    def watch_commits(self, tell: Callable[[Commit], None]) -> None:
+        """Nothing is committed to a disk."""
 
     def new_id(self) -> str:
         """A new message id."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
 from types import GeneratorType
 from typing import Any, NoReturn, Protocol
@@ -19,6 +19,7 @@ from ..mail.events import AnyEvent, Service
 from ..mail.status import MailError
 from .batch import Batch
 from .environment import Disk, Environment, Txn, failure_of
+from .interfaces import Commit
 from .operations import Operation
 
 MAX_BYTES = 4 << 20
@@ -29,11 +30,13 @@ MAX_BULK = 1 << 20
 
 
 class Waiting:
-    """The operations that wait for the writer."""
+    """The operations that wait for the writer.  ``since`` is when (``time.monotonic``) the first of them came, or the
+    batch before theirs was begun, whichever was later."""
 
-    __slots__ = ("_bulk", "_prompt")
+    __slots__ = ("_bulk", "_prompt", "since")
 
     def __init__(self) -> None:
+        self.since = 0.0
         self._prompt: deque[Operation] = deque()
         self._bulk: deque[Operation] = deque()
 
@@ -42,6 +45,8 @@ class Waiting:
 
     def add(self, operation: Operation) -> None:
         """Put an operation in line."""
+        if not (self._prompt or self._bulk):
+            self.since = monotonic()
         (self._bulk if operation.bulk else self._prompt).append(operation)
 
     def take(self, work: Work) -> Operation | None:
@@ -72,15 +77,21 @@ class _SpoiledError(Exception):
 class Work:
     """A batch of operations and what became of each.
 
-    ``broken`` is why the store may not go on, ``reason`` what caused that; ``events`` are to be emitted.
+    ``commit`` tells of the commit once it is on disk, ``broken`` is why the store may not go on, ``reason`` what caused
+    that; ``events`` are to be emitted, ``locked`` is how many seconds it waited for the write lock.
     """
 
-    __slots__ = ("_batch", "_next", "_operations", "_result", "_results", "_spoiled", "_steps", "_take", "broken",
-                 "bulk", "events", "now", "reason", "sweep", "weight")  # fmt: skip
+    __slots__ = ("_batch", "_next", "_operations", "_queued", "_result", "_results", "_spoiled", "_steps", "_take",
+                 "broken", "bulk", "commit", "events", "locked", "now", "reason", "sweep", "weight")  # fmt: skip
 
-    def __init__(self, take: Callable[[Work], Operation | None], now: float) -> None:
-        self._take = take
+    def __init__(self, waiting: Waiting, now: float) -> None:
+        began = monotonic()
+        self._take = waiting.take
+        self._queued = began - waiting.since
+        waiting.since = began
         self.now = now
+        self.locked = 0.0
+        self.commit: Commit | None = None
         self._operations: list[Operation] = []
         self._results: list[Any] = []
         self._result: Any = None
@@ -172,8 +183,9 @@ class Work:
         self._operations.remove(operation)
         raise _SpoiledError
 
-    def committed(self) -> None:
-        """It is on disk."""
+    def committed(self, took: float) -> None:
+        """It is on disk, and that took so many seconds."""
+        self.commit = Commit(len(self._operations), self._queued, self.locked, took)
         assert self._batch is not None
         self.events.extend(self._batch.events)
         self.sweep = self._batch.sweep
@@ -221,24 +233,27 @@ class ILoan(Protocol):
 def carry_out(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> None:
     """Apply and commit a batch.  Raises nothing: what went wrong is in the outcomes."""
     try:
-        while not _attempt(work, environment, disk, loan):
+        while (took := _attempt(work, environment, disk, loan)) is None:
             pass
     except BaseException as reason:
         work.failed(reason)
     else:
-        work.committed()
+        work.committed(took)
     finally:
         loan.give()
 
 
-def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> bool:
+def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> float | None:
+    """How many seconds the commit took; None: try again."""
+    began = monotonic()
     try:
         txn = environment.begin()
     except lmdb.MapResizedError:
         loan.take()
         environment.adopt()
         loan.give()
-        return False
+        return None
+    work.locked += monotonic() - began
     try:
         loan.take()
         work.begin(environment, txn)
@@ -246,6 +261,7 @@ def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> b
             loan.give()
             loan.take()
         loan.give()
+        began = monotonic()
         environment.commit(txn)
     except lmdb.MapFullError:
         _abort(txn)
@@ -253,15 +269,15 @@ def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> b
         size = environment.grow(disk.sample())
         loan.give()
         work.events.append(Service(time=work.now, what="map-grown", detail=f"{size} octets"))
-        return False
+        return None
     except _SpoiledError:
         _abort(txn)
         loan.give()
-        return False
+        return None
     except BaseException:
         _abort(txn)
         raise
-    return True
+    return monotonic() - began
 
 
 def _abort(txn: Txn) -> None:

@@ -26,6 +26,7 @@ from twisted.python.threadpool import ThreadPool
 from ..mail.events import EventSink
 from ..mail.status import MailError
 from .environment import Disk, Environment
+from .interfaces import Commit
 from .operations import Operation, Sweep
 from .rules import stopping
 from .work import Waiting, Work, carry_out
@@ -71,6 +72,9 @@ class IWriter(Protocol):
     def read(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """Run something that may wait for the disk."""
 
+    def observe(self, tell: Callable[[Commit], None]) -> None:
+        """Have ``tell`` called after each commit that reached the disk."""
+
     def breathe(self) -> None:
         """Called often: an opportunity to yield."""
 
@@ -91,6 +95,11 @@ class _Writer:
         self._closed = True
         self.broken: MailError | None = None
         self.commits = 0
+        self._observe: Callable[[Commit], None] | None = None
+
+    def observe(self, tell: Callable[[Commit], None]) -> None:
+        """Have ``tell`` called after each commit that reached the disk."""
+        self._observe = tell
 
     def open(self, environment: Environment, disk: Disk, clock: IReactorTime, events: EventSink) -> None:
         """Be ready to write into this environment."""
@@ -105,7 +114,7 @@ class _Writer:
         return stopping() if self._closed else self.broken
 
     def _work(self) -> Work:
-        return Work(self._waiting.take, self._clock.seconds())
+        return Work(self._waiting, self._clock.seconds())
 
     def _tell(self, work: Work) -> None:
         if work.broken is not None:
@@ -113,8 +122,10 @@ class _Writer:
             self._log.failure(
                 "the queue can't be written any more; restart the service once the disk is well again", work.reason
             )
-        else:
+        elif work.commit is not None:
             self.commits += 1
+            if self._observe is not None:
+                self._observe(work.commit)
         for event in work.events:
             self._events(event)
         if not self._closed:
