@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.mail.status import Reply
 from twisted_mta.wire.client import ClientConnection
-from twisted_mta.wire.exchange import Closed, Event, Finished, Ready, SendContent, StartTls, State, Transfer, path
+from twisted_mta.wire.envelope import path
+from twisted_mta.wire.exchange import Closed, Event, Finished, Ready, SendContent, StartTls, State, Transfer
 
 PLAIN = Transfer("a@isp.example", ("x@example.org",), 10)
 TWO = Transfer("a@isp.example", ("x@example.org", "y@example.org"), 10)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..mail.status import Reply
+from . import envelope
 from .capabilities import NONE, Capabilities, parse_capabilities
 from .exchange import (
     BLOCK_TIMEOUT,
@@ -32,13 +33,7 @@ from .exchange import (
     State,
     TlsPolicy,
     Transfer,
-    by_refusal,
-    path,
-    queue_wishes,
-    recipient_wishes,
-    report_wishes,
     too_many_recipients,
-    unsendable,
 )
 from .replies import ReplyError, ReplyParser, shortened
 
@@ -158,29 +153,30 @@ class ClientConnection:
         self._mail_ok = self._confused = False
         self._binary = transfer.binary
         events: list[Event] = []
-        refusal = self._refusal(transfer)
+        offers = self.capabilities
+        secured = self.secure and self._policy == "require"
+        refusal = envelope.refusal(transfer, offers, secured=secured, lmtp=self._lmtp)
         if refusal is not None:
             self._decide(range(len(self._outcomes)), Outcome(refusal, False))
             self._finish(events)
             return events
-        paths: list[tuple[int, bytes]] = []
-        for index, recipient in enumerate(transfer.recipients):
-            encoded = path(recipient, self.capabilities.smtputf8)
-            if encoded is None:
-                self._outcomes[index] = Outcome(unsendable(recipient, "5.1.3"), False)
+        commands: list[tuple[int, bytes]] = []
+        for index in range(len(transfer.recipients)):
+            command = envelope.rcpt(transfer, index, offers)
+            if isinstance(command, Reply):
+                self._outcomes[index] = Outcome(command, False)
             else:
-                wishes = recipient_wishes(transfer, index) if transfer.wishes and self.capabilities.dsn else b""
-                paths.append((index, b"RCPT TO:<%b>%b\r\n" % (encoded, wishes)))
-        if not paths:
+                commands.append((index, command))
+        if not commands:
             self._finish(events)
             return events
         self.state = State.ENVELOPE
-        beyond = (transfer.utf8 and self.capabilities.smtputf8) or not all(encoded.isascii() for _, encoded in paths)
-        self._out.append(self._mail(transfer, beyond))
+        beyond = (transfer.utf8 and offers.smtputf8) or not all(command.isascii() for _, command in commands)
+        self._out.append(envelope.mail(transfer, offers, beyond))
         self._expected.append(("mail", 0))
-        if self.capabilities.pipelining:
+        if offers.pipelining:
             # RFC 2920 §3.1: MAIL, RCPT and, as the last of the group, DATA in one go.
-            for index, command in paths:
+            for index, command in commands:
                 self._out.append(command)
                 self._expected.append(("rcpt", index))
             if not self._binary:
@@ -188,7 +184,7 @@ class ClientConnection:
                 self._expected.append(("data", 0))
             self._unsent.clear()
         else:
-            self._unsent = deque(paths)
+            self._unsent = deque(commands)
         return events
 
     def content_sent(self) -> None:
@@ -399,38 +395,6 @@ class ClientConnection:
     }
 
     # The transaction
-
-    def _refusal(self, transfer: Transfer) -> Reply | None:
-        offers = self.capabilities
-        if transfer.sender and path(transfer.sender, offers.smtputf8) is None:
-            return unsendable(transfer.sender, "5.1.7")
-        if transfer.utf8 and not offers.smtputf8 and not self._lmtp:  # RFC 6531 §3.5; a mailbox keeps what it is given
-            return Reply(554, "5.6.9", "The header has UTF-8, which the server does not take (no SMTPUTF8)")
-        if transfer.by is not None and transfer.by.mode == "R" and not self._lmtp:
-            refusal = by_refusal(transfer.by, offers.deliver_by)
-            if refusal is not None:
-                return refusal
-        if offers.size and transfer.size > offers.size:  # RFC 1870 §6.1: no use in trying
-            words = f"The message has {transfer.size} octets, the server takes {offers.size} at most"
-            return Reply(552, "5.3.4", words)
-        if transfer.requiretls and not (self.secure and self._policy == "require"):
-            return Reply(550, NO_REQUIRETLS, "The message requires TLS, and this connection is not of that kind")
-        if transfer.binary and not (offers.binary and offers.chunking):  # RFC 3030 §3
-            return Reply(554, "5.6.1", "The message has binary content, which the server does not take (no BINARYMIME)")
-        if transfer.eight_bit and not offers.eight_bit:  # RFC 6152 §3
-            words = "The message has 8-bit content, which the server does not take (no 8BITMIME)"
-            return Reply(554, "5.6.3", words)
-        return None
-
-    def _mail(self, transfer: Transfer, beyond: bool) -> bytes:
-        sender = transfer.sender and path(transfer.sender, self.capabilities.smtputf8)
-        size = b" SIZE=%d" % transfer.size if self.capabilities.size is not None else b""
-        body = b" BODY=BINARYMIME" if transfer.binary else b" BODY=8BITMIME" if transfer.eight_bit else b""
-        report = report_wishes(transfer) if (transfer.ret or transfer.envid) and self.capabilities.dsn else b""
-        utf8 = b" SMTPUTF8" if beyond or (sender and not sender.isascii()) else b""
-        tls = b" REQUIRETLS" if transfer.requiretls and self.capabilities.requiretls else b""
-        queue = queue_wishes(transfer, self.capabilities) if transfer.by is not None or transfer.priority else b""
-        return b"MAIL FROM:<%b>%b%b%b%b%b%b\r\n" % (sender or b"", size, body, report, utf8, tls, queue)
 
     def _decide(self, indexes: range | list[int] | tuple[int, ...], outcome: Outcome) -> None:
         outcomes = self._outcomes

@@ -1,7 +1,7 @@
-"""What the client's state machine says and is told: values, with their waits and the form of addresses.
+"""What the client's state machine says and is told: values, with their waits.
 
-Source: RFC 5321 §4.5.3.2 (waits), §4.1.2 (paths), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 3030; RFC 6152;
-RFC 3461; RFC 6531; RFC 8689.
+Source: RFC 5321 §4.5.3.2 (waits), §4.5.3.1.10 (too many recipients); RFC 2033; RFC 3030; RFC 6152; RFC 3461; RFC 6531;
+RFC 8689.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import msgspec
 
 from ..mail.envelope import ByMode, Return
 from ..mail.status import Reply
-from .capabilities import Capabilities
-from .handling import write_by
-from .notification import decode_envid, decode_orcpt, parse_notify
 
 TlsPolicy = Literal["none", "may", "encrypt", "require"]
 """STARTTLS never, when offered, always, or always with a server that offers REQUIRETLS (RFC 8689 §4.2.1)."""
@@ -142,64 +139,7 @@ HANDSHAKE_TIMEOUT = 120.0
 BLOCK_TIMEOUT = 180.0
 """Seconds in which the server must take some content, RFC 5321 §4.5.3.2.5."""
 
-_BEYOND = "\u0080-\U0010ffff"
-_PATH = r"""(?:"(?:[ !#-\[\]-~{0}]|\\[ -~])*"|[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.{0}-]+)@[A-Za-z0-9_.:\[\]-]+"""
-_MAILBOX, _MAILBOX_UTF8 = (re.compile(_PATH.format(beyond)) for beyond in ("", _BEYOND))
 _TOO_MANY = re.compile(r"too many (?:\w+ )?recipients", re.IGNORECASE)
-
-
-def path(address: str, utf8: bool = False) -> bytes | None:
-    """An address as it is written between angle brackets, None where it cannot be.  ``utf8``: SMTPUTF8 is offered.
-
-    Every address that goes into a command passes here, so CR, LF, NUL, spaces outside quotes and angle brackets
-    cannot: nothing an address holds can become a command or a parameter.
-    """
-    if _MAILBOX.fullmatch(address):
-        return address.encode("ascii")
-    if utf8 and _MAILBOX_UTF8.fullmatch(address) and address.isprintable():
-        return address.encode("utf-8")
-    return None
-
-
-def by_refusal(by: By, least: int | None) -> Reply | None:
-    """Why a message that is to be returned by a time is not given to a server; ``least`` is what it offers."""
-    if by.seconds < 1:
-        return Reply(554, "5.4.7", "The time by which it had to be delivered is over")
-    if least is None:
-        words = "The next server can't be told by when to deliver or return the message (no DELIVERBY)"
-        return Reply(554, "5.3.3", words)
-    if by.seconds < least:
-        words = f"It has to be delivered within {int(by.seconds)} seconds, and the next server takes {least} at least"
-        return Reply(554, "5.4.7", words)
-    return None
-
-
-def queue_wishes(transfer: Transfer, offers: Capabilities) -> bytes:
-    """BY and MT-PRIORITY as MAIL's parameters (RFC 2852 §4, RFC 6710 §3), where they are offered; b"" for none."""
-    by, found = transfer.by, b""
-    if by is not None and offers.deliver_by is not None:
-        found = b" BY=%b" % write_by(by.seconds, by.mode, by.trace).encode("ascii")
-    if transfer.priority and offers.mt_priority:
-        found += b" MT-PRIORITY=%d" % transfer.priority
-    return found
-
-
-def report_wishes(transfer: Transfer) -> bytes:
-    """RET and ENVID as MAIL's parameters (RFC 3461 §4.3 and §4.4); b"" for none."""
-    ret = b" RET=%b" % transfer.ret.encode("ascii") if transfer.ret else b""
-    known = transfer.envid and decode_envid(transfer.envid) is not None
-    return ret + (b" ENVID=%b" % transfer.envid.encode("ascii") if known else b"")
-
-
-def recipient_wishes(transfer: Transfer, index: int) -> bytes:
-    """NOTIFY and ORCPT as RCPT's parameters (RFC 3461 §4.1 and §4.2); b"" for none."""
-    notify, orcpt = transfer.wishes[index]
-    found = b""
-    if notify and parse_notify(notify):
-        found += b" NOTIFY=%b" % notify.encode("ascii")
-    if orcpt and decode_orcpt(orcpt):
-        found += b" ORCPT=%b" % orcpt.encode("ascii")
-    return found
 
 
 def too_many_recipients(reply: Reply) -> bool:
@@ -223,10 +163,3 @@ STAGES = {
     "rset": "the answer to RSET",
     "quit": "the answer to QUIT",
 }
-
-
-def unsendable(address: str, status: str) -> Reply:
-    """Why an address for which :func:`path` gives None is refused."""
-    if not address.isascii():  # RFC 6531 §3.2: only to a server with SMTPUTF8
-        return Reply(553, "5.6.7", "The address has characters beyond ASCII, and the server does not offer SMTPUTF8")
-    return Reply(553, status, "The address is not well formed and was not sent to the server")
