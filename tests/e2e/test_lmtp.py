@@ -19,7 +19,7 @@ from tests.peers.process import LOOPBACK, Daemon, free_port, require, require_ro
 
 pytestmark = pytest.mark.peer
 
-LOOP, POOL = "loop@demo.example", "pool@demo.example"
+LOOP = "loop@loop.example"
 MESSAGE = "From: x@far.example\r\nTo: ann@demo.example\r\nSubject: by LMTP\r\n\r\nHello.\r\n"
 
 
@@ -42,8 +42,10 @@ class LmtpCase(ServiceCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.mta.cli("alias", "add", LOOP, POOL)
-        cls.mta.cli("alias", "add", POOL, LOOP)
+        cls.mta.cli("domain", "add", "loop.example", "--customer", "demo")
+        cls.mta.cli("user", "add", LOOP, "--no-password")
+        cls.mta.cli("alias", "add", "@loop.example", LOOP)
+        cls.mta.cli("user", "remove", LOOP)  # what caught all that is unknown is unknown itself now
 
     def count(self) -> int:
         return len(self.mta.mailbox(ANN))
@@ -127,7 +129,7 @@ class PostfixTests(LmtpCase):
     def test_delivers(self) -> None:
         before = self.count()
         postfix = Postfix(
-            ("demo.example",),
+            ("demo.example", "loop.example"),
             ("ann",),
             settings=f"""
                 virtual_mailbox_maps = static:x

@@ -40,10 +40,12 @@ class LmtpTests(WorldCase):
 
     def test_one_of_them_leads_nowhere(self) -> None:
         """It is refused, where by SMTP it would bounce to the sender."""
-        self.server.add_alias("loop@isp.example", "pool@isp.example")
-        self.server.add_alias("pool@isp.example", "loop@isp.example")
+        self.server.add_domain("loop.example", "acme")
+        self.server.add_user("loop@loop.example")
+        self.server.add_alias("@loop.example", "loop@loop.example")
+        self.server.parts.directory.remove("user", "loop@loop.example")
         client = self.server.connect("lmtp", address="unix")
-        replies = client.deliver("x@y.example", [ANNA, "loop@isp.example", "nobody@isp.example", BERT])
+        replies = client.deliver("x@y.example", [ANNA, "loop@loop.example", "nobody@isp.example", BERT])
         self.assertEqual([reply.code for reply in replies], [250, 550, 550, 250])
         self.assertEqual(replies[1].enhanced, "5.4.6")
         self.server.advance(5)

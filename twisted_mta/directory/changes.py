@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from .interfaces import Alias, Certificate, Customer, Domain, User
-from .lookup import Locality
+from .lookup import Locality, circle
 from .records import (
     KINDS,
     LIMIT_NAMES,
@@ -135,7 +135,11 @@ def add_alias(change: Change, locality: Locality, address: str, targets: tuple[s
     if change.get(User, address_key(address)) is not None:
         raise ValueError(f"{address} is a user with a mailbox: an alias can't have the same address")
     customer = owner.customer if owner is not None else ""
-    return _add(change, Alias(address=address, targets=alias_targets(address, targets), customer=customer, created=now))
+    alias = Alias(address=address, targets=alias_targets(address, targets), customer=customer, created=now)
+    if by := circle(change, locality, alias):
+        named = ", ".join(by[:3]) + (", …" if len(by) > 3 else "")
+        raise ValueError(f"Mail for {address} would come back to it by {named} and reach nobody: name another target")
+    return _add(change, alias)
 
 
 def remove(change: Change, kind: str, name: str) -> None:

@@ -10,7 +10,7 @@ import attrs
 from ..config.settings import Local
 from ..mail.address import detail_split, domain_of, lookup_key, parse_address, quote_local
 from .interfaces import Alias, Certificate, Domain, Resolution, User
-from .records import View, address_key, domain_name
+from .records import R, View, address_key, domain_name
 
 POSTMASTER = "postmaster"
 REMOTE = Resolution(kind="remote")
@@ -91,6 +91,41 @@ def _postmaster(locality: Locality, address: str, customer: str) -> Resolution:
     if locality.postmaster and locality.postmaster != address:
         return Resolution(kind="alias", targets=(locality.postmaster,), customer=customer)
     return Resolution(kind="mailbox", mailbox=address, customer=customer)
+
+
+class _With:
+    """A view in which an alias is there as well."""
+
+    def __init__(self, view: View, alias: Alias) -> None:
+        self.under = view.under
+        self.owned = view.owned
+        self._view = view
+        self._alias = alias
+        self._key = address_key(alias.address)
+
+    def get(self, kind: type[R], key: bytes) -> R | None:
+        """See :class:`~.records.View`."""
+        if kind is Alias and key == self._key:
+            return self._alias
+        return self._view.get(kind, key)
+
+
+def circle(view: View, locality: Locality, alias: Alias) -> tuple[str, ...]:
+    """The addresses by which mail for ``alias``, once it is there, would come back to it, and reach nobody else; empty
+    where some of it ends elsewhere, be it in a refusal."""
+    after = _With(view, alias)
+    seen: dict[str, None] = {}
+    ahead = [lookup_key(target) for target in alias.targets]
+    while ahead:
+        key = ahead.pop(0)
+        if key in seen:
+            continue
+        seen[key] = None
+        found = resolve(after, locality, key)
+        if found.kind != "alias" or len(seen) >= MAX_EXPANSION:
+            return ()
+        ahead += [lookup_key(target) for target in found.targets]
+    return tuple(key for key in seen if key != lookup_key(alias.address))
 
 
 def certified(view: View, fingerprint: str) -> User | None:
