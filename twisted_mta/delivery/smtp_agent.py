@@ -23,6 +23,7 @@ from zope.interface import implementer
 from ..config.settings import Settings
 from ..mail.events import EventSink, Service, no_events
 from ..mail.status import MailError, Reply
+from ..runtime.quick import connect
 from ..smtp.client import MtaClient, SessionError
 from ..smtp.client_factory import MtaClientFactory
 from ..smtp.tls import ClientTls, TlsError, VerifiedTls, client_context, verifying_context
@@ -370,7 +371,7 @@ class _Agent:
             if target.path:
                 self._reactor.connectUNIX(target.path, factory, CONNECT_TIMEOUT)
             else:
-                self._reactor.connectTCP(target.address, target.port, factory, CONNECT_TIMEOUT)
+                connect(self._reactor, target.address, target.port, factory, CONNECT_TIMEOUT)
             return await opening
         finally:
             self._opening.discard(opening)

@@ -40,7 +40,6 @@ from ..wire.exchange import (
     Transfer,
 )
 from ..wire.stuffing import DotStuffer, stuff
-from . import immediate
 from .tls import VerifiedTls, tls_facts
 
 NEVER = float("inf")
@@ -263,7 +262,7 @@ class MtaClient(ESMTPClient):
     def _act(self, events: list[Event]) -> None:
         data = self._connection.take()
         if data:
-            immediate.write(self.transport, data)
+            self.transport.write(data)
         for event in events:
             kind = type(event)
             if kind is Finished:
@@ -298,7 +297,7 @@ class MtaClient(ESMTPClient):
             if outcome is None:
                 self.transport.loseConnection()
             elif (outcome.remote or polite) and self._sending is None:
-                immediate.write(self.transport, b"QUIT\r\n")  # RFC 5321 §4.1.1.10, without waiting for an answer
+                self.transport.write(b"QUIT\r\n")  # RFC 5321 §4.1.1.10, without waiting for an answer
                 self.transport.loseConnection()
             else:
                 self._cut()
@@ -323,7 +322,7 @@ class MtaClient(ESMTPClient):
         assert content is not None
         if content.whole is not None:
             whole = b"BDAT %d LAST\r\n%b" % (content.size, content.whole) if chunk else stuff(content.whole)
-            immediate.write(self.transport, whole)
+            self.transport.write(whole)
             self._connection.content_sent()
         else:
             encoder = _OneChunk(content.size) if chunk else DotStuffer()
@@ -347,7 +346,7 @@ class MtaClient(ESMTPClient):
                 if number == content.chunks - 1:
                     data += encoder.finish()
                     self._connection.content_sent()
-                immediate.write(self.transport, data)
+                self.transport.write(data)
                 self._arm()
         finally:
             self._drained = None
