@@ -86,7 +86,7 @@ class FakeStore:
     def problem(self) -> str:
         return self.trouble
 
-    def reclaim(self) -> Deferred:
+    def reclaim(self, busy: Callable[[Delivery], float | None] = never_busy) -> Deferred:
         self.calls["reclaim"] += 1
         return succeed(0)
 

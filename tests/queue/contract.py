@@ -317,24 +317,41 @@ class Contract:
         self.assertEqual(await self.store.claim(LANE, NOON, 10, rearm), [])
         self.assertEqual(await self.store.claim(Lane("smtp:none", ""), NOON, 10, rearm), [])
         self.assertEqual(self.store.due(NOON, 10), [Lane("smtp:other", CUSTOMER)])
-        again = await self.store.claim(LANE, NOON + 300, 10, lambda it: NOON + 900)
-        self.assertEqual(sorted(it.delivery.attempts for it in again), [1, 2, 2])
+        self.assertEqual([it.message.id for it in await self.store.claim(LANE, NOON + 300, 10, rearm)], [asked[-1][0]])
+
+    async def test_what_is_forgotten_is_due_when_its_time_has_come(self) -> None:
+        ids = [await send(self.store, armed=True, at=NOON + 5 * number) for number in range(3)]
+        ids.append(await send(self.store, armed=True, at=NOON))
+        await self.store.act("hold", [(ids[3], DESTINATION)], "root", NOON)
+        self.clock.advance(5)
+        self.assertIsNone(self.store.next_due())
+        self.assertEqual(await claim(self.store, now=NOON + 99), [])
+        later = {ids[0]: None, ids[1]: NOON + 50}
+        self.assertEqual(await self.store.reclaim(lambda it: later[it.id]), 0)
+        self.assertEqual(self.store.next_due(), NOON)
+        self.assertEqual([it.message.id for it in await claim(self.store, now=NOON + 99)], ids[:1])
+        self.assertEqual([self.store.deliveries(mid)[0].next_attempt for mid in ids[1:]], [NOON + 50, NOON + 10, NOON])
+        await self.store.act("release", [(ids[3], DESTINATION)], "root", NOON)
+        await self.store.reclaim()
+        self.assertEqual([it.message.id for it in await claim(self.store)], ids[3:])
 
     async def test_what_is_in_memory_already_is_not_taken(self) -> None:
         ids = [await send(self.store) for _ in range(3)]
-        first, second, third = await claim(self.store)
         later = {ids[0]: NOON + 100, ids[1]: None, ids[2]: None}
-        again = await self.store.claim(LANE, NOON + 60, 10, lambda it: NOON + 200, lambda it: later[it.id])
-        self.assertEqual([it.message.id for it in again], ids[1:])
+        taken = await self.store.claim(LANE, NOON + 60, 10, lambda it: NOON + 200, lambda it: later[it.id])
+        self.assertEqual([it.message.id for it in taken], ids[1:])
         (there,) = self.store.deliveries(ids[0])
-        self.assertEqual((there.attempts, there.next_attempt, there.last_attempt), (1, NOON + 100, NOON))
-        await self.store.settle([settlement(it.delivery) for it in (first, second, third)])
-        self.assertEqual(self.store.stats().messages, 0)
+        self.assertEqual((there.attempts, there.next_attempt, there.owner), (0, NOON + 100, 0))
+        await self.store.settle([settlement(it.delivery) for it in taken])
+        self.assertEqual(self.store.stats().messages, 1)
 
     async def test_who_has_it_in_memory_is_on_record_until_the_end(self) -> None:
         mid = await send(self.store, armed=True, at=NOON + 60)
         (fresh,) = self.store.deliveries(mid)
         self.assertNotEqual(fresh.owner, 0)
+        self.clock.advance(60)
+        await self.store.reclaim()
+        self.assertEqual([one.owner for one in self.store.deliveries(mid)], [0])
         (it,) = await claim(self.store, now=NOON + 60)
         self.assertEqual(it.delivery.owner, 0)
         self.assertEqual([one.owner for one in self.store.deliveries(mid)], [fresh.owner])

@@ -109,6 +109,7 @@ class Load:
         while True:
             lanes = self.store.due(time.time(), 10)
             if not lanes:
+                await self.store.reclaim()
                 await self.wait(0.003)
                 continue
             lane = self.random.choice(lanes)

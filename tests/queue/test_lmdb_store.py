@@ -830,11 +830,11 @@ class VerifyTest(LmdbCase):
     async def test_lanes(self) -> None:
         def damage(txn: Any, tables: Any) -> None:
             for name in ("smtp:a", "smtp:c"):
-                txn.delete(records.lane_key(name, CUSTOMER), db=tables.lane)
+                txn.delete(records.lane_key(name, CUSTOMER), db=tables.lanes)
             row = records.LaneRow("smtp:b", CUSTOMER, 9, 9, 9, b"\0" * 8)
-            txn.put(records.lane_key("smtp:b", CUSTOMER), records.encode(row), db=tables.lane)
+            txn.put(records.lane_key("smtp:b", CUSTOMER), records.encode(row), db=tables.lanes)
             ghost = records.LaneRow("smtp:ghost", CUSTOMER)
-            txn.put(records.lane_key("smtp:ghost", CUSTOMER), records.encode(ghost), db=tables.lane)
+            txn.put(records.lane_key("smtp:ghost", CUSTOMER), records.encode(ghost), db=tables.lanes)
 
         lines = await self.damaged(damage)
         self.assertIn("lane smtp:a of acme has deliveries 0 instead of 2, recipients 0 instead of 3", "\n".join(lines))
@@ -845,8 +845,8 @@ class VerifyTest(LmdbCase):
     async def test_due_and_wake(self) -> None:
         def damage(txn: Any, tables: Any) -> None:
             lane, other = records.lane_key("smtp:a", CUSTOMER), records.lane_key("smtp:b", CUSTOMER)
-            txn.delete(lane + records.time_key(NOON) + records.id_key(self.one), db=tables.due)
-            txn.put(lane + records.time_key(NOON - 9) + records.id_key(self.two), b"", db=tables.due)
+            txn.delete(lane + records.time_key(NOON) + records.id_key(self.one), db=tables.lanes)
+            txn.put(lane + records.time_key(NOON - 9) + records.id_key(self.two), b"", db=tables.lanes)
             txn.delete(records.time_key(NOON) + other, db=tables.wake)
             txn.put(records.time_key(NOON - 50) + lane, b"", db=tables.wake)
 
@@ -858,6 +858,22 @@ class VerifyTest(LmdbCase):
         self.assertEqual(self.store.next_due(), NOON)
         claims = await claim(self.store, Lane("smtp:a", CUSTOMER))
         self.assertEqual([it.message.id for it in claims], [self.one])
+
+    async def test_what_is_in_memory(self) -> None:
+        mid = await send(self.store, armed=True, at=NOON + 60)
+        (it,) = self.store.deliveries(mid)
+        key, stray = records.owned_key(it, records.id_key(mid)), b"\0\0\0\7" + records.HELD + b"i" * 10 + b"d" * 16
+
+        def damage(txn: Any, tables: Any) -> None:
+            txn.delete(key, db=tables.owned)
+            txn.put(stray, b"", db=tables.owned)
+            txn.put(records.due_key(it, records.id_key(mid)), b"", db=tables.lanes)
+
+        lines = await self.damaged(damage)
+        self.assertIn(f"delivery of {mid} to {DESTINATION} could not be reclaimed", lines)
+        self.assertIn(f"{key_id(b'i' * 10)} is listed as in memory where no such delivery is", lines)
+        self.assertIn(f"{mid} is listed as due where no such delivery is", lines)
+        self.assertEqual(self.rows("owned"), [(key, b"")])
 
     async def test_content_and_messages(self) -> None:
         stray = records.id_key(self.store.new_id())
@@ -906,7 +922,7 @@ class VerifyTest(LmdbCase):
         lane = records.lane_key(DESTINATION, CUSTOMER)
         stray = records.id_key(self.store.new_id())
         with self.environment.begin() as txn:
-            txn.put(lane + records.time_key(NOON - 9) + stray, b"", db=self.environment.tables.due)
+            txn.put(lane + records.time_key(NOON - 9) + stray, b"", db=self.environment.tables.lanes)
         await send(self.store)
         claims = await claim(self.store)
         self.assertEqual(len(claims), 1)

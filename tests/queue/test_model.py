@@ -18,6 +18,7 @@ from twisted_mta.mail.events import Done
 from twisted_mta.queue.interfaces import CHUNK, Claim, Limits, QueueFilter, QuotaExceeded, Settlement
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.records import key_time, time_key
+from twisted_mta.queue.rules import DEATHS
 from twisted_mta.queue.writer import InlineWriter
 
 replace = msgspec.structs.replace
@@ -56,6 +57,7 @@ class Model(RuleBasedStateMachine):
         self.charged: list[tuple[float, str, int]] = []
         self.claims: list[Claim] = []
         self.owned: set[tuple[str, str]] = set()
+        self.died: set[tuple[str, str]] = set()  # of these: what a process had in memory that is not there any more
         self.ids: list[str] = []
         self.gone: list[str] = []
         self.open()
@@ -75,6 +77,11 @@ class Model(RuleBasedStateMachine):
     def queued(self, customer: str) -> list[str]:
         return [mid for mid, owner in self.customer.items() if owner == customer and mid not in self.gone]
 
+    @property
+    def waiting(self) -> dict[tuple[str, str], tuple[frozenset[str], float | None, str]]:
+        """What is in no process' memory."""
+        return {key: there for key, there in self.expected.items() if key not in self.owned}
+
     def forget(self, mid: str) -> None:
         """A message is gone with its last delivery."""
         if mid not in self.gone and not any(key[0] == mid for key in self.expected):
@@ -86,6 +93,7 @@ class Model(RuleBasedStateMachine):
         to=parts,
         customer=st.sampled_from(CUSTOMERS),
         lane_customer=st.sampled_from(CUSTOMERS),
+        armed=st.booleans(),
         size=st.sampled_from([0, 10, CHUNK, 2 * CHUNK + 1, 20 * CHUNK]),
         wait=st.sampled_from([-10.0, 0.0, 60.0, 5000.0]),
         limited=st.booleans(),
@@ -96,6 +104,7 @@ class Model(RuleBasedStateMachine):
         to: dict[str, set[str]],
         customer: str,
         lane_customer: str,
+        armed: bool,
         size: int,
         wait: float,
         limited: bool,
@@ -112,6 +121,7 @@ class Model(RuleBasedStateMachine):
             customer=customer,
             lane_customer=lane_customer,
             arrived=self.now,
+            armed=armed,
             handling=Handling(priority=priority) if priority else None,
         )
         count = message.message.recipients
@@ -140,6 +150,8 @@ class Model(RuleBasedStateMachine):
         self.priority[incoming.id] = priority
         for name, addresses in to.items():
             self.expected[incoming.id, name] = (frozenset(addresses), self.now + wait, lane_customer)
+            if armed:
+                self.owned.add((incoming.id, name))
 
     @rule(size=st.sampled_from([0, 10, 5 * CHUNK]))
     def give_up(self, size: int) -> None:
@@ -150,7 +162,7 @@ class Model(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 4), again=st.sampled_from([60.0, 600.0]))
     def claim(self, limit: int, again: float) -> None:
         firsts: dict[Lane, float] = {}
-        for (mid, name), (_, when, customer) in self.expected.items():
+        for (mid, name), (_, when, customer) in self.waiting.items():
             if when is not None and when <= self.now:
                 lane = Lane(name, customer, self.priority.get(mid, 0))
                 firsts[lane] = min(when, firsts.get(lane, when))
@@ -162,7 +174,7 @@ class Model(RuleBasedStateMachine):
         for lane in lanes:
             waiting = sorted(
                 (when, mid)
-                for (mid, name), (_, when, customer) in self.expected.items()
+                for (mid, name), (_, when, customer) in self.waiting.items()
                 if Lane(name, customer, self.priority.get(mid, 0)) == lane and when is not None and when <= self.now
             )
             claims: list[Claim] = fired(self.store.claim(lane, self.now, limit, lambda _: self.now + again))
@@ -207,7 +219,7 @@ class Model(RuleBasedStateMachine):
             return
         addresses, when, customer = there
         held = when is None
-        self.owned.discard(key)
+        self.own_no_more(key)
         rest = addresses - {recipient.address for recipient in it.recipients}
         if rest:
             self.expected[key] = (rest, None if held else self.now, customer)
@@ -223,6 +235,10 @@ class Model(RuleBasedStateMachine):
                 CUSTOMERS[0] if not dsn.lane_customer else dsn.lane_customer,
             )
         self.forget(it.id)
+
+    def own_no_more(self, key: tuple[str, str]) -> None:
+        self.owned.discard(key)
+        self.died.discard(key)
 
     def join(self, key: tuple[str, str], addresses: set[str], when: float, customer: str, held: bool) -> None:
         there = self.expected.get(key)
@@ -244,7 +260,7 @@ class Model(RuleBasedStateMachine):
             addresses, when, customer = self.expected[key]
             if action == "remove":
                 del self.expected[key]
-                self.owned.discard(key)
+                self.own_no_more(key)
                 self.forget(key[0])
             elif action == "hold":
                 self.expected[key] = (addresses, None, customer)
@@ -259,6 +275,26 @@ class Model(RuleBasedStateMachine):
     def restart(self) -> None:
         assert fired(self.store.stop()) is None
         self.open()
+        self.died |= self.owned
+
+    @rule(in_memory=st.booleans())
+    def reclaim(self, in_memory: bool) -> None:
+        """What the dead had is due at once, what we had armed for a time that is over is due unless we have it."""
+        deaths = {
+            (it.id, it.destination): it.deaths for _, it in fired(self.store.page(QueueFilter(), limit=9999)).found
+        }
+        assert fired(self.store.reclaim(lambda it: self.now + 7 if in_memory else None)) == len(self.died)
+        for key in list(self.owned):
+            addresses, when, customer = self.expected[key]
+            if key in self.died:
+                self.own_no_more(key)
+                if when is not None and deaths[key] < DEATHS:
+                    self.expected[key] = (addresses, min(when, self.now), customer)
+            elif when is not None and when <= self.now:
+                if in_memory:
+                    self.expected[key] = (addresses, self.now + 7, customer)
+                else:
+                    self.own_no_more(key)
 
     @rule()
     def repair_finds_nothing(self) -> None:
@@ -291,9 +327,9 @@ class Model(RuleBasedStateMachine):
         assert stats.deliveries == len(self.expected)
         assert stats.recipients == sum(len(addresses) for addresses, _, _ in self.expected.values())
         assert stats.bytes == sum(len(self.content[mid]) for mid in queued)
-        assert stats.destinations == len({name for _, name in self.expected})
+        assert stats.destinations == len({name for _, name in self.waiting})
         assert stats.held == sum(when is None for _, when, _ in self.expected.values())
-        times = [when for _, when, _ in self.expected.values() if when is not None]
+        times = [when for _, when, _ in self.waiting.values() if when is not None]
         assert self.store.next_due() == (key_time(time_key(min(times))) if times else None)
         for customer in CUSTOMERS[1:]:
             usage = self.store.usage(customer)

@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.queue.samples import DESTINATION, LANE, NOON, SETTINGS, Sink, claim, clock, delivery, send, settlement
 from twisted_mta.mail.events import Service
-from twisted_mta.queue import reading
+from twisted_mta.queue import lmdb_store, reading
 from twisted_mta.queue.interfaces import QueueFilter
 from twisted_mta.queue.lmdb_store import LmdbStore
-from twisted_mta.queue.operations import ELSEWHERE, LONGEST
+from twisted_mta.queue.records import owner_key, time_key
 from twisted_mta.queue.rules import DEATHS
 from twisted_mta.queue.writer import InlineWriter
 
@@ -116,7 +116,7 @@ class DeadTests(ReclaimCase):
         self.successResultOf(other.stop())
 
     def test_a_long_queue_is_looked_through_in_pieces(self) -> None:
-        with mock.patch.object(reading, "OWNED", 7):
+        with mock.patch.object(lmdb_store, "RECLAIMED", 7):
             parts = [delivery(f"smtp:d{number}.example") for number in range(3)]
             for number in range(40):
                 self.wait(send(self.store, *parts, armed=number % 3 == 0, at=NOON + 60))
@@ -148,8 +148,10 @@ class AliveTests(ReclaimCase):
         other = self.open()
         self.clock.advance(60)  # the attempt takes longer than it is armed for
         self.assertEqual(self.wait(claim(other, now=NOON + 60)), [])
+        self.assertEqual(self.successResultOf(other.reclaim()), 0)
+        self.assertEqual(other.due(NOON + 60, 10), [])
         (there,) = other.deliveries(mid)
-        self.assertEqual((there.attempts, there.next_attempt), (1, NOON + 60 + ELSEWHERE))
+        self.assertEqual((there.attempts, there.next_attempt), (1, NOON + 60))
         self.successResultOf(other.settle([settlement(it.delivery)]))
         self.assertIsNone(other.message(mid))
         self.successResultOf(other.stop())
@@ -161,16 +163,31 @@ class AliveTests(ReclaimCase):
         other = self.open()
         self.successResultOf(other.act("retry", [(mid, DESTINATION)], "root", NOON + 1))
         self.assertEqual(self.wait(claim(other, now=NOON + 1)), [])
+        self.assertEqual(self.successResultOf(other.reclaim()), 0)
         os.close(lock)
-        self.assertEqual(len(self.wait(claim(other, now=NOON + 70))), 1, "who had it has ended")
+        self.assertEqual(self.successResultOf(other.reclaim()), 1)
+        self.assertEqual(len(self.wait(claim(other, now=NOON + 1))), 1, "who had it has ended")
         self.successResultOf(other.stop())
 
-    def test_nobody_has_it_for_ever(self) -> None:
-        self.wait(send(self.store))
-        self.wait(claim(self.store))
-        lock = self.live(self.store)
-        self.addCleanup(os.close, lock)
+    def test_who_left_with_some_left_them_to_others(self) -> None:
+        mid = self.wait(send(self.store, armed=True, at=LATER))
+        self.successResultOf(self.store.stop())  # its file is gone, unlike that of one that was killed
         other = self.open()
-        self.clock.advance(LONGEST)
-        self.assertEqual(len(self.wait(claim(other, now=NOON + LONGEST))), 1)
+        self.assertEqual(self.successResultOf(other.reclaim()), 1)
+        self.assertEqual([it.message.id for it in self.wait(claim(other))], [mid])
+        self.successResultOf(other.stop())
+
+    def test_what_leads_to_nothing_is_removed(self) -> None:
+        self.wait(send(self.store, armed=True, at=LATER))
+        self.successResultOf(self.store.stop())
+        other = self.open()
+        environment = other._environment
+        assert environment is not None
+        with environment.begin() as txn:
+            stray = owner_key(77) + time_key(NOON) + b"i" * 10 + b"d" * 16
+            txn.put(stray, b"", db=environment.tables.owned)
+        self.assertEqual(self.successResultOf(other.reclaim()), 1)
+        with environment.read() as txn:
+            self.assertEqual(txn.stat(environment.tables.owned)["entries"], 0)
+        self.assertEqual(self.successResultOf(other.verify(False)), [])
         self.successResultOf(other.stop())

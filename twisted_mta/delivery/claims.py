@@ -153,24 +153,24 @@ class Claims:
         lane.destination.claimed += count
         self._active.claimed += count
         self.outstanding += 1
-        entries = self._active.entries
-
-        def busy(delivery: Delivery) -> float | None:
-            entry = entries.get((delivery.id, delivery.destination))
-            if entry is None:
-                return None
-            return now + (SETTLING if entry.concluded else HELD)
 
         def rearm(delivery: Delivery) -> float:
             return self.retry.armed(delivery.attempts, now)  # the store has counted this attempt in
 
         try:
-            claimed = self._store.claim(lane.key, now, count, rearm, busy)
+            claimed = self._store.claim(lane.key, now, count, rearm, self.busy)
         except Exception:
             self._refused(Failure(), lane, count)  # type: ignore[no-untyped-call]
             return
         claimed.addCallback(self._got, lane, count)
         claimed.addErrback(self._refused, lane, count)
+
+    def busy(self, delivery: Delivery) -> float | None:
+        """Until when a delivery is in memory, as far as is known; None: it is not."""
+        entry = self._active.entries.get((delivery.id, delivery.destination))
+        if entry is None:
+            return None
+        return self._clock.seconds() + (SETTLING if entry.concluded else HELD)
 
     def _got(self, claims: list[Claim], lane: WaitingLane, count: int) -> None:
         active = self._active

@@ -225,7 +225,7 @@ class Scheduler:
                 self._watch(now)
             if not self._settler.stuck:
                 if self._ticks % RECLAIM == 1:
-                    self._store.reclaim().addErrback(self._not_reclaimed)
+                    self._store.reclaim(self._claims.busy).addErrback(self._not_reclaimed)
                 self._claims.poll(now)
         except Exception:
             self._log.failure("looking for what is due failed")

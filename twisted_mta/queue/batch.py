@@ -1,19 +1,20 @@
 """One write transaction in the making: the rows that its operations share, read once and written once.
 
 Operations change deliveries, messages and counters through a :class:`Batch` only.  That keeps what must agree in
-agreement: a delivery's row, its place in ``due``, its lane's numbers and its entry in ``wake``, the customer's usage
-and the totals.  Counters are read when first needed and written by :meth:`Batch.flush`, so that fifty messages of one
-customer cost one write of his record.
+agreement: a delivery's row, its place in a lane or in a process' memory, its lane's numbers and its entry in ``wake``,
+the customer's usage and the totals.  Counters are read when first needed and written by :meth:`Batch.flush`, so that
+fifty messages of one customer cost one write of his record.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from operator import itemgetter
 
 from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Done, HistoryEvent
-from ..mail.ids import id_key
+from ..mail.ids import ID_BYTES, id_key
 from .environment import Db, Tables, Txn
 from .quota import Counters
 from .records import (
@@ -35,9 +36,12 @@ from .records import (
     decode_totals,
     delivery_key,
     destination_key,
+    due_key,
     due_time,
     encode,
     lane_key,
+    owned_delivery,
+    owned_key,
     story_key,
     usage_key,
 )
@@ -47,6 +51,10 @@ FEW_CHUNKS = 16
 """Content of so many chunks is removed with its message; that of larger ones in slices afterwards."""
 
 Row = tuple[bytes, bytes]
+
+_KEY = itemgetter(0)
+_BEHIND = HELD + b"\xff" * ID_BYTES
+"""After a lane's key: behind all of its deliveries."""
 
 
 class _Lane:
@@ -77,6 +85,7 @@ class Batch:
         "_lanes",
         "_left",
         "_messages",
+        "_owned",
         "_spoilt",
         "_stories",
         "_tables",
@@ -108,6 +117,7 @@ class Batch:
         self._content: list[Row] = []
         self._deliveries: list[Row] = []
         self._due: list[Row] = []
+        self._owned: list[Row] = []
         self._history: list[Row] = []
         self._entered: set[bytes] = set()  # reasons whose text is stored
         self._left: set[bytes] = set()  # reasons that a delivery less has
@@ -142,7 +152,7 @@ class Batch:
         key = lane_key(destination, customer, priority)
         lane = self._lanes.get(key)
         if lane is None:
-            raw = self.txn.get(key, db=self._tables.lane)
+            raw = self.txn.get(key, db=self._tables.lanes)
             row = decode_lane(raw) if raw is not None else LaneRow(destination, customer, priority=priority)
             lane = self._lanes[key] = _Lane(row, raw is not None)
         return lane
@@ -211,49 +221,72 @@ class Batch:
 
     def add_delivery(self, mid: bytes, delivery: Delivery, row: bytes) -> None:
         """A delivery of a message that is added in this transaction."""
-        time = self._count_in(delivery)
-        lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
+        self._count_in(delivery)
         key = delivery_key(mid, delivery.destination)
         self._deliveries.append((key, row))
-        if delivery.last_reply or time is HELD:
+        if delivery.last_reply or delivery.state == "held":
             self.enlist(key, delivery)
-        self._due.append((lane + time + mid, b""))
+        if delivery.owner:
+            self._owned.append((owned_key(delivery, mid), b""))
+        else:
+            self._due.append((due_key(delivery, mid), b""))
 
     def delivery(self, mid: bytes, destination: str) -> Delivery | None:
         """A delivery as it is now."""
         raw = self.txn.get(delivery_key(mid, destination), db=self._tables.delivery)
         return decode_delivery(raw) if raw is not None else None
 
+    def owned(self, key: bytes) -> tuple[bytes, Delivery | None]:
+        """The delivery that stands under a key of ``owned``, with its message's key.  What leads to none is removed."""
+        there, mid = owned_delivery(key), owned_delivery(key)[:ID_BYTES]
+        raw = self.txn.get(there, db=self._tables.delivery)
+        delivery = decode_delivery(raw) if raw is not None else None
+        if delivery is not None and delivery.owner and owned_key(delivery, mid) == key:
+            return mid, delivery
+        self.txn.delete(key, db=self._tables.owned)
+        return mid, None
+
     def put(self, mid: bytes, delivery: Delivery) -> None:
         """Store a delivery that is not there."""
         self._spoil(mid)
-        time = self._count_in(delivery)
+        self._count_in(delivery)
         key = delivery_key(mid, delivery.destination)
         self.enlist(key, delivery)
         self.txn.put(key, encode(delivery), db=self._tables.delivery)
-        self.txn.put(
-            lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, b"", db=self._tables.due
-        )
+        self.place(mid, delivery)
 
     def remove(self, mid: bytes, delivery: Delivery) -> None:
         """Remove a delivery that is there."""
-        time = self._count_out(delivery)
+        self._count_out(delivery)
         key = delivery_key(mid, delivery.destination)
         self._unlist(key, delivery)
         self.txn.delete(key, db=self._tables.delivery)
-        self.txn.delete(
-            lane_key(delivery.destination, delivery.customer, delivery.priority) + time + mid, db=self._tables.due
-        )
+        self._displace(mid, delivery)
+
+    def place(self, mid: bytes, delivery: Delivery) -> None:
+        """Enter a delivery in its lane, or among those of its owner."""
+        if delivery.owner:
+            self.txn.put(owned_key(delivery, mid), b"", db=self._tables.owned)
+        else:
+            self.txn.put(due_key(delivery, mid), b"", db=self._tables.lanes)
+
+    def _displace(self, mid: bytes, delivery: Delivery) -> None:
+        if delivery.owner:
+            self.txn.delete(owned_key(delivery, mid), db=self._tables.owned)
+        else:
+            self.txn.delete(due_key(delivery, mid), db=self._tables.lanes)
 
     def take_out(self, mid: bytes, delivery: Delivery, message: Message, event: HistoryEvent) -> None:
-        """Remove a delivery that is there, with its message if it is the last, but neither from ``due`` nor from its
-        lane: :meth:`count_away` is to follow.  ``event`` goes on record."""
+        """Remove a delivery that is there, with its message if it is the last, but not from its lane, if it is in one:
+        :meth:`count_away` is to follow then.  ``event`` goes on record."""
         totals = self.totals
         totals.deliveries -= 1
         totals.recipients -= len(delivery.recipients)
         totals.held -= delivery.state == "held"
         key = delivery_key(mid, delivery.destination)
         self._unlist(key, delivery)
+        if delivery.owner:
+            self._displace(mid, delivery)
         with self.txn.cursor(self._tables.delivery) as cursor:
             cursor.set_key(key)
             cursor.delete()
@@ -267,7 +300,7 @@ class Batch:
         self.events.append(done)
 
     def count_away(self, destination: str, customer: str, priority: int, recipients: int, held: bool) -> None:
-        """Count a delivery out of its lane that was taken out before, and its entry in ``due`` removed."""
+        """Count a delivery out of its lane that was taken out before, and its entry there removed."""
         lane = self.lane(destination, customer, priority)
         lane.row.deliveries -= 1
         lane.row.recipients -= recipients
@@ -282,43 +315,46 @@ class Batch:
             return
         if old.recipients != new.recipients and not set(new.recipients) <= set(old.recipients):
             self._spoil(mid)
-        before, after = self._count_out(old), self._count_in(new)
+        self._count_out(old)
+        self._count_in(new)
         key = delivery_key(mid, new.destination)
         self._list_anew(key, old, new)
         self.txn.put(key, encode(new), db=self._tables.delivery)
-        if before != after:
-            lane = lane_key(new.destination, new.customer, new.priority)
-            self.txn.delete(lane + before + mid, db=self._tables.due)
-            self.txn.put(lane + after + mid, b"", db=self._tables.due)
+        if old.owner != new.owner or due_time(old) != due_time(new):
+            self._displace(mid, old)
+            self.place(mid, new)
 
-    def _count_in(self, delivery: Delivery) -> bytes:
-        lane = self.lane(delivery.destination, delivery.customer, delivery.priority)
-        time = due_time(delivery)
-        row, totals, recipients = lane.row, self.totals, len(delivery.recipients)
-        row.deliveries += 1
-        row.recipients += recipients
+    def _count_in(self, delivery: Delivery) -> None:
+        totals, recipients, held = self.totals, len(delivery.recipients), delivery.state == "held"
         totals.deliveries += 1
         totals.recipients += recipients
-        if time is HELD:
-            row.held += 1
-            totals.held += 1
-        elif not lane.earliest or time < lane.earliest:
-            lane.earliest = time
-        return time
-
-    def _count_out(self, delivery: Delivery) -> bytes:
+        totals.held += held
+        if delivery.owner:
+            return
         lane = self.lane(delivery.destination, delivery.customer, delivery.priority)
+        row = lane.row
+        row.deliveries += 1
+        row.recipients += recipients
+        if held:
+            row.held += 1
+            return
         time = due_time(delivery)
-        row, totals, recipients = lane.row, self.totals, len(delivery.recipients)
-        row.deliveries -= 1
-        row.recipients -= recipients
+        if not lane.earliest or time < lane.earliest:
+            lane.earliest = time
+
+    def _count_out(self, delivery: Delivery) -> None:
+        totals, recipients, held = self.totals, len(delivery.recipients), delivery.state == "held"
         totals.deliveries -= 1
         totals.recipients -= recipients
+        totals.held -= held
+        if delivery.owner:
+            return
+        lane = self.lane(delivery.destination, delivery.customer, delivery.priority)
+        row = lane.row
+        row.deliveries -= 1
+        row.recipients -= recipients
+        row.held -= held
         lane.look = True
-        if time is HELD:
-            row.held -= 1
-            totals.held -= 1
-        return time
 
     # What can be looked for
 
@@ -396,7 +432,8 @@ class Batch:
             (self._messages, tables.message),
             (self._content, tables.content),
             (self._deliveries, tables.delivery),
-            (self._due, tables.due),
+            (self._due, tables.lanes),
+            (self._owned, tables.owned),
             (self._history, tables.history),
         ):
             if rows:
@@ -451,7 +488,7 @@ class Batch:
 
     def _flush_lanes(self) -> None:
         txn, tables = self.txn, self._tables
-        for key, lane in self._lanes.items():
+        for key, lane in sorted(self._lanes.items(), key=_KEY):
             row = lane.row
             first = b""
             if lane.look:
@@ -471,14 +508,14 @@ class Batch:
             if row.deliveries > 0 or first:
                 if not lane.stored:
                     self.totals.destinations += not self._has_lanes(row.destination)
-                txn.put(key, encode(row), db=tables.lane)
+                txn.put(key, encode(row), db=tables.lanes)
             elif lane.stored:
-                txn.delete(key, db=tables.lane)
+                txn.delete(key, db=tables.lanes)
                 self.totals.destinations -= not self._has_lanes(row.destination)
 
     def _first_due(self, lane: bytes) -> bytes:
-        with self.txn.cursor(self._tables.due) as cursor:
-            if cursor.set_range(lane):
+        with self.txn.cursor(self._tables.lanes) as cursor:
+            if cursor.set_range(lane + b"\0"):
                 key = cursor.key()
                 if key.startswith(lane):
                     return key[LANE_BYTES : LANE_BYTES + TIME_BYTES]
@@ -486,15 +523,20 @@ class Batch:
 
     def _has_lanes(self, destination: str) -> bool:
         prefix = destination_key(destination)
-        with self.txn.cursor(self._tables.lane) as cursor:
-            return cursor.set_range(prefix) and cursor.key().startswith(prefix)
+        with self.txn.cursor(self._tables.lanes) as cursor:
+            more = cursor.set_range(prefix)
+            while more and (key := cursor.key()).startswith(prefix):
+                if len(key) == LANE_BYTES:
+                    return True
+                more = cursor.set_range(key[:LANE_BYTES] + _BEHIND)  # a lane of this transaction that has no row yet
+        return False
 
     def due_ids(self, lane: bytes, until: bytes, limit: int) -> list[bytes]:
         """The ids of a lane that are due by a time, the longest due first."""
         last = lane + until
         found: list[bytes] = []
-        with self.txn.cursor(self._tables.due) as cursor:
-            more = cursor.set_range(lane)
+        with self.txn.cursor(self._tables.lanes) as cursor:
+            more = cursor.set_range(lane + b"\0")
             while more and len(found) < limit:
                 key = cursor.key()
                 if len(key) != DUE_BYTES or not key.startswith(lane) or key[: LANE_BYTES + TIME_BYTES] > last:

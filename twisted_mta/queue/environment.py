@@ -46,9 +46,9 @@ class Tables:
     message: Db
     content: Db
     delivery: Db
-    due: Db
+    lanes: Db
     wake: Db
-    lane: Db
+    owned: Db
     usage: Db
     history: Db
     spool: Db

@@ -91,7 +91,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     """All that is committed at once for a message that arrives, or for a report that we write.
 
     ``armed``: its deliveries are handed to the scheduler in memory, so ``next_attempt`` is when they are due should
-    this process die; otherwise it is now.  ``story`` goes into the history with the commit.  ``lane_customer`` is the
+    it forget them; otherwise it is now.  ``story`` goes into the history with the commit.  ``lane_customer`` is the
     customer whose lane the deliveries wait in (the message's own; for incoming mail, the owner of the domain).
     """
 
@@ -156,7 +156,8 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The size of the queue now; ``oldest`` is an arrival time, None when empty.  Sizes are octets."""
+    """The size of the queue now.  ``destinations`` are those that mail waits for, beside what is in memory; ``oldest``
+    is an arrival time, None when empty.  Sizes are octets."""
 
     messages: int
     deliveries: int
@@ -232,7 +233,7 @@ class IMessageStore(Interface):
         be given while there are more, and the next call goes on from there."""
 
     def next_due() -> float | None:
-        """When the next delivery is due, None when nothing is queued (held deliveries do not count)."""
+        """When the next delivery is due, None when nothing is queued (what is held, or in memory, does not count)."""
 
     def claim(
         lane: Lane,
@@ -243,17 +244,19 @@ class IMessageStore(Interface):
     ) -> Deferred[list[Claim]]:
         """Take up to ``limit`` due deliveries of a lane to attempt now.
 
-        In one commit each gets ``attempts + 1``, ``last_attempt = now``, ``next_attempt = rearm(delivery)``, so that a
-        crash in the attempt never makes a hot loop, and this process as its owner.  One for which ``busy`` gives a time
-        is in memory here already: it is not taken, and comes up again then.  Nor is one that another process, which
-        lives, has taken and not settled: a claim outlasts the attempt, however long that is.  Fires when all that is
+        In one commit each gets ``attempts + 1``, ``last_attempt = now``, ``next_attempt = rearm(delivery)``, and this
+        process as its owner; it is in no lane until it is settled, however long that takes.  One for which ``busy``
+        gives a time is in memory here already: it is not taken, and comes up again then.  Fires when all that is
         committed.
         """
 
-    def reclaim() -> Deferred[int]:
+    def reclaim(busy: Callable[[Delivery], float | None] = ...) -> Deferred[int]:
         """Make due at once what processes that have died had in memory: mail they had accepted and not attempted, or
         were attempting.  What several have died with waits as long as they had armed it for.  Fires with how many
-        deliveries it was.  To be called at start and now and then; costs next to nothing where nobody has died."""
+        deliveries it was.  To be called at start and now and then; costs next to nothing where nobody has died.
+
+        What this process itself is said to have in memory, and had armed for a time that is over, is due too unless
+        ``busy`` gives another time until when it has it."""
 
     def settle(settlements: Sequence[Settlement]) -> Deferred[None]:
         """Write how attempts ended, all in one commit; a message without deliveries leaves the queue with its

@@ -35,7 +35,7 @@ from .interfaces import (
     Settlement,
     Usage,
 )
-from .operations import Act, Enter, Expire, Orphan, Reclaim, Settle, Sweep, TakeDue, Tell
+from .operations import Act, Enter, Expire, Orphan, Reclaim, Remember, Settle, Sweep, TakeDue, Tell
 from .owners import Owners
 from .reading import Reader
 from .removing import DELIVERIES, ENTRIES, MOST, Finish, Forget, TakeOut
@@ -193,25 +193,27 @@ class LmdbStore:
         busy: Callable[[Delivery], float | None] = never_busy,
     ) -> Deferred[list[Claim]]:
         """Take what is due in a lane.  ``rearm`` is given the delivery with the attempt counted in."""
-        return self._writer.submit(TakeDue(lane, now, limit, rearm, busy, self._owner, self._owners.alive))
+        return self._writer.submit(TakeDue(lane, now, limit, rearm, busy, self._owner))
 
-    def reclaim(self) -> Deferred[int]:
-        """Make due what the dead had in memory.  Every process may ask: one of them does it."""
-        return Deferred.fromCoroutine(self._reclaim())
+    def reclaim(self, busy: Callable[[Delivery], float | None] = never_busy) -> Deferred[int]:
+        """Make due what the dead had in memory, and what this process has forgotten.  Every process may ask."""
+        return Deferred.fromCoroutine(self._reclaim(busy))
 
-    async def _reclaim(self) -> int:
+    async def _reclaim(self, busy: Callable[[Delivery], float | None]) -> int:
         if self._environment is None or self._reclaiming:
             return 0
-        count = 0
         self._reclaiming = True
         try:
-            with self._owners.dead() as dead:
-                before: bytes | None = b"" if dead else None
-                while before is not None:
-                    found, before = await self._in_thread(self._reader.owned, dead, before)
-                    for at in range(0, len(found), RECLAIMED):
-                        now = self._clock.seconds()
-                        count += await self._writer.submit(Reclaim(found[at : at + RECLAIMED], dead, now))
+            while keys := self._reader.owned(self._owner, RECLAIMED, self._clock.seconds()):
+                await self._writer.submit(Remember(keys, busy))
+                if len(keys) < RECLAIMED:
+                    break
+            with self._owners.dead() as files:
+                dead = files.union(it for it in self._reader.owners() if it not in files and not self._owners.alive(it))
+                count = 0
+                for owner in dead:
+                    while keys := self._reader.owned(owner, RECLAIMED):
+                        count += await self._writer.submit(Reclaim(keys, self._clock.seconds()))
         finally:
             self._reclaiming = False
         if count:

@@ -170,7 +170,8 @@ class MemoryStore:
     # Mail out
 
     def _queued(self) -> list[Delivery]:
-        return [delivery for delivery in self._deliveries.values() if delivery.state == "queued"]
+        """What waits in lanes."""
+        return [it for it in self._deliveries.values() if it.state == "queued" and not it.owner]
 
     def due(self, now: float, limit: int, mine: Callable[[str], bool] | None = None) -> list[Lane]:
         """The lanes that are due."""
@@ -238,8 +239,14 @@ class MemoryStore:
                 self._deliveries[key] = delivery if present is None else joined(present, delivery)
             self._leave(claimed.id)
 
-    def reclaim(self) -> Deferred[int]:
-        """Whoever dies takes the queue along."""
+    def reclaim(self, busy: Callable[[Delivery], float | None] = never_busy) -> Deferred[int]:
+        """Make due what was forgotten; whoever dies takes the queue along."""
+        now = self._clock.seconds()
+        for key, delivery in self._deliveries.items():
+            if delivery.owner and delivery.state == "queued" and delivery.next_attempt <= now:
+                later = busy(delivery)
+                changed = replace(delivery, owner=0) if later is None else replace(delivery, next_attempt=later)
+                self._deliveries[key] = changed
         return succeed(0)
 
     def read(self, id: str, chunk: int) -> Deferred[bytes]:  # noqa: A002
@@ -298,8 +305,8 @@ class MemoryStore:
             deliveries=len(self._deliveries),
             recipients=sum(len(delivery.recipients) for delivery in self._deliveries.values()),
             bytes=sum(message.size for message in self._messages.values()),
-            held=len(self._deliveries) - len(self._queued()),
-            destinations=len({destination for _, destination in self._deliveries}),
+            held=sum(delivery.state == "held" for delivery in self._deliveries.values()),
+            destinations=len({it.destination for it in self._deliveries.values() if not it.owner}),
             oldest=self._messages[min(self._messages)].arrived if self._messages else None,
             map_size=0,
             map_used=0,

@@ -7,13 +7,13 @@ map was full or a neighbour failed: it keeps no state of its own between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
 
-from ..mail.envelope import Delivery, Lane, Message
+from ..mail.envelope import Delivery, Lane
 from ..mail.events import HistoryEvent, Operator
 from ..mail.ids import id_key
 from . import schema
@@ -38,12 +38,6 @@ replace = msgspec.structs.replace
 
 SWEEP_CHUNKS = 64
 """Chunks that one operation removes: 4 MiB."""
-
-ELSEWHERE = 60.0
-"""Seconds after which is looked again at what is due, but in the memory of another process that lives."""
-
-LONGEST = 6 * 3600.0
-"""Seconds after which another process is not believed any more that its attempt is under way."""
 
 
 class Operation:
@@ -201,9 +195,9 @@ class Sweep(Operation):
 
 
 class TakeDue(Operation):
-    """Claim what is due in a lane, as ``owner``; ``alive`` says which other owners live."""
+    """Claim what is due in a lane, as ``owner``."""
 
-    __slots__ = ("_alive", "_busy", "_lane", "_limit", "_now", "_owner", "_owners", "_rearm")
+    __slots__ = ("_busy", "_lane", "_limit", "_now", "_owner", "_rearm")
 
     def __init__(
         self,
@@ -213,7 +207,6 @@ class TakeDue(Operation):
         rearm: Callable[[Delivery], float],
         busy: Callable[[Delivery], float | None],
         owner: int,
-        alive: Callable[[int], bool],
     ) -> None:
         super().__init__()
         self._lane = lane
@@ -222,8 +215,6 @@ class TakeDue(Operation):
         self._rearm = rearm
         self._busy = busy
         self._owner = owner
-        self._alive = alive
-        self._owners: dict[int, bool] = {0: False, owner: False}
 
     def apply(self, batch: Batch) -> Iterator[list[Claim]]:
         lane = self._lane
@@ -234,11 +225,11 @@ class TakeDue(Operation):
         for mid in batch.due_ids(key, until, self._limit):
             delivery = batch.delivery(mid, lane.destination)
             message = batch.message(mid)
-            if delivery is None or message is None or delivery.lane != lane:
+            if delivery is None or message is None or delivery.lane != lane or delivery.owner:
                 # A defect left this behind.  It must not hold up the lane; `verify` tells of the rest.
                 self._forget(batch, key, mid, until)
                 continue
-            later = self._later(delivery, message)
+            later = self._busy(delivery)
             if later is not None:
                 batch.replace(mid, delivery, replace(delivery, next_attempt=later))
                 continue
@@ -253,19 +244,9 @@ class TakeDue(Operation):
         if not claims:
             yield claims
 
-    def _later(self, delivery: Delivery, message: Message) -> float | None:
-        """When to look again at what is in somebody's memory."""
-        owners, owner = self._owners, delivery.owner
-        elsewhere = owners.get(owner)
-        if elsewhere is None:
-            elsewhere = owners[owner] = self._alive(owner)
-        if elsewhere and self._now - max(delivery.last_attempt, message.arrived) < LONGEST:
-            return self._now + ELSEWHERE
-        return self._busy(delivery)
-
     def _forget(self, batch: Batch, lane: bytes, mid: bytes, until: bytes) -> None:
-        with batch.txn.cursor(batch.tables.due) as cursor:
-            more = cursor.set_range(lane)
+        with batch.txn.cursor(batch.tables.lanes) as cursor:
+            more = cursor.set_range(lane + b"\0")
             while more and cursor.key().startswith(lane) and cursor.key()[: len(lane) + len(until)] <= lane + until:
                 more = cursor.delete() if cursor.key().endswith(mid) else cursor.next()
         batch.look(self._lane.destination, self._lane.customer, self._lane.priority)
@@ -394,25 +375,50 @@ def operator_event(delivery: Delivery, action: str, who: str, now: float) -> Ope
 
 
 class Reclaim(Operation):
-    """Take these (id, destination) from owners that have died.  The result: how many they had."""
+    """Take what stands under these keys of ``owned`` from owners that have died.  The result: how many it were."""
 
-    __slots__ = ("_dead", "_deliveries", "_now")
+    __slots__ = ("_keys", "_now")
 
-    def __init__(self, deliveries: Sequence[tuple[str, str]], dead: Container[int], now: float) -> None:
+    def __init__(self, keys: Sequence[bytes], now: float) -> None:
         super().__init__()
-        self._deliveries = tuple(deliveries)
-        self._dead = dead
+        self._keys = keys
         self._now = now
 
     def apply(self, batch: Batch) -> Iterator[int]:
         count = 0
-        for name, destination in self._deliveries:
-            mid = id_key(name)
-            delivery = batch.delivery(mid, destination)
-            if delivery is not None and delivery.owner in self._dead:
+        for key in self._keys:
+            mid, delivery = batch.owned(key)
+            if delivery is not None:
                 count += 1
                 batch.replace(mid, delivery, orphaned(delivery, self._now))
             yield count
+        if not self._keys:
+            yield 0
+
+
+class Remember(Operation):
+    """Put back into their lanes what this process has in memory by these keys of ``owned``, but has not: ``busy`` says
+    until when it has it.  The result: how many it were."""
+
+    __slots__ = ("_busy", "_keys")
+
+    def __init__(self, keys: Sequence[bytes], busy: Callable[[Delivery], float | None]) -> None:
+        super().__init__()
+        self._keys = keys
+        self._busy = busy
+
+    def apply(self, batch: Batch) -> Iterator[int]:
+        count = 0
+        for key in self._keys:
+            mid, delivery = batch.owned(key)
+            if delivery is not None:
+                later = self._busy(delivery)
+                count += later is None
+                changed = replace(delivery, owner=0) if later is None else replace(delivery, next_attempt=later)
+                batch.replace(mid, delivery, changed)
+            yield count
+        if not self._keys:
+            yield 0
 
 
 class Tell(Operation):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from math import inf
 from time import monotonic, sleep
 
@@ -14,6 +14,8 @@ from .quota import Counters
 from .records import (
     META_CHANGES,
     META_REMOVING,
+    OWNED_BYTES,
+    OWNER_BYTES,
     TIME_BYTES,
     chunk_key,
     decode_counters,
@@ -21,8 +23,8 @@ from .records import (
     decode_history,
     decode_lane,
     decode_message,
-    encode,
     key_time,
+    owner_key,
     safe_id_key,
     time_key,
     usage_key,
@@ -34,9 +36,6 @@ PASSED = 20_000
 
 KNOWN_LANES = 100_000
 """Of how many lanes is remembered that they are another worker's."""
-
-OWNED = 5000
-"""How many deliveries are looked through in one look for those of the dead."""
 
 
 def usage_of(txn: Txn, tables: Tables, customer: str) -> Counters:
@@ -76,7 +75,7 @@ class Reader:
                 key = cursor.key()
                 if key[:TIME_BYTES] > last:
                     break
-                raw = txn.get(key[TIME_BYTES:], db=self._tables.lane)
+                raw = txn.get(key[TIME_BYTES:], db=self._tables.lanes)
                 if raw is not None:
                     row = decode_lane(raw)
                     lanes.append(Lane(row.destination, row.customer, row.priority))
@@ -106,7 +105,7 @@ class Reader:
                 lane = key[TIME_BYTES:]
                 own = known.get(lane)
                 if own is not False:
-                    raw = txn.get(lane, db=self._tables.lane)
+                    raw = txn.get(lane, db=self._tables.lanes)
                     if raw is not None:
                         row = decode_lane(raw)
                         own = mine(row.destination)
@@ -134,26 +133,30 @@ class Reader:
             raise KeyError(mid)
         return chunk
 
-    def owned(self, owners: Collection[int], before: bytes) -> tuple[list[tuple[str, str]], bytes | None]:
-        """Which deliveries (id, destination) these processes have in memory, from the newest to the oldest.
+    def owners(self) -> list[int]:
+        """The incarnations of processes that have deliveries in memory, or died with some."""
+        found: list[int] = []
+        with self._environment.read() as txn, txn.cursor(self._tables.owned) as cursor:
+            more = cursor.first()
+            while more:
+                found.append(int.from_bytes(cursor.key()[:OWNER_BYTES], "big"))
+                more = cursor.set_range(owner_key(found[-1] + 1))
+        return found
 
-        Looks through :data:`OWNED` of them in a thread; the second value is where to go on, None at the end.
-        """
-        found: list[tuple[str, str]] = []
-        needles = [encode(owner) for owner in owners]
-        key = b""
-        with self._environment.read_in_thread() as txn, txn.cursor(self._tables.delivery) as cursor:
-            there = cursor.set_range(before) and cursor.prev() if before else cursor.last()
-            if not there:
-                return found, None
-            for passed, (key, raw) in enumerate(cursor.iterprev()):
-                if passed >= OWNED:
-                    return found, key + b"\0"
-                if any(needle in raw for needle in needles):  # most rows are seen to be others' without being decoded
-                    delivery = decode_delivery(raw)
-                    if delivery.owner in owners:
-                        found.append((delivery.id, delivery.destination))
-        return found, None
+    def owned(self, owner: int, limit: int, until: float | None = None) -> list[bytes]:
+        """The keys in ``owned`` of what a process has in memory; ``until``: of what it has armed for before that."""
+        prefix = owner_key(owner)
+        last = prefix + (time_key(until) if until is not None else b"\xff" * OWNED_BYTES)
+        found: list[bytes] = []
+        with self._environment.read() as txn, txn.cursor(self._tables.owned) as cursor:
+            more = cursor.set_range(prefix)
+            while more and len(found) < limit:
+                key = cursor.key()
+                if not key.startswith(prefix) or key[: len(last)] > last:
+                    break
+                found.append(key)
+                more = cursor.next()
+        return found
 
     def message(self, mid: str) -> Message | None:
         """A message."""

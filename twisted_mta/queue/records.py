@@ -9,9 +9,12 @@ table          key                                   value
 ``message``    id                                    :class:`~twisted_mta.mail.envelope.Message`
 ``content``    id, chunk number                      up to :data:`~twisted_mta.queue.interfaces.CHUNK` octets
 ``delivery``   id, destination                       :class:`~twisted_mta.mail.envelope.Delivery`
-``due``        lane, time, id                        nothing; a held delivery's time is :data:`HELD`
+``lanes``      lane (destination, customer, priority) :class:`LaneRow`
+``lanes``      lane, time, id                        nothing; one for each delivery that waits; a held one's time is
+                                                     :data:`HELD`
 ``wake``       time, lane                            nothing; one for each lane with a due delivery: its earliest
-``lane``       lane (destination, customer, priority) :class:`LaneRow`
+``owned``      owner, time, id, destination          nothing; one for each delivery that is in the memory of a process,
+                                                     and therefore in no lane
 ``usage``      customer                              :class:`~twisted_mta.queue.quota.Counters`
 ``history``    id, transaction, number in it         a list of :data:`~twisted_mta.mail.events.HistoryEvent`
 ``spool``      id                                    :class:`Spool`: content without a message, yet or any more
@@ -42,14 +45,14 @@ from ..mail.ids import ID_BYTES, id_key
 from .quota import Counters
 from .terms import REASON_BYTES
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 TABLES: Final = (
     "message",
     "content",
     "delivery",
-    "due",
+    "lanes",
     "wake",
-    "lane",
+    "owned",
     "usage",
     "history",
     "spool",
@@ -64,6 +67,8 @@ CUSTOMER_BYTES: Final = 8
 LANE_BYTES: Final = DESTINATION_BYTES + CUSTOMER_BYTES
 TIME_BYTES: Final = 8
 DUE_BYTES: Final = LANE_BYTES + TIME_BYTES + ID_BYTES
+OWNER_BYTES: Final = 4
+OWNED_BYTES: Final = OWNER_BYTES + TIME_BYTES + ID_BYTES + DESTINATION_BYTES
 REASON_KEY_BYTES: Final = REASON_BYTES + ID_BYTES + DESTINATION_BYTES
 
 HELD: Final = b"\xff" * TIME_BYTES
@@ -80,7 +85,7 @@ META_REMOVING: Final = b"removing "
 
 
 class LaneRow(msgspec.Struct, array_like=True, tag=1):
-    """A lane that has mail.  ``wake`` is the time (8 octets) of its entry in ``wake``, empty if all is held."""
+    """A lane that mail waits in.  ``wake`` is the time (8 octets) of its entry in ``wake``, empty if all is held."""
 
     destination: str
     customer: str
@@ -92,7 +97,7 @@ class LaneRow(msgspec.Struct, array_like=True, tag=1):
 
 
 class Totals(msgspec.Struct, array_like=True, tag=1):
-    """The size of the whole queue."""
+    """The size of the whole queue.  ``destinations`` are those that have lanes."""
 
     messages: int = 0
     deliveries: int = 0
@@ -122,6 +127,8 @@ decode_spool = msgspec.msgpack.Decoder(Spool).decode
 decode_history = msgspec.msgpack.Decoder(list[HistoryEvent]).decode
 
 _pack_time = Struct(">Q").pack
+owner_key = Struct(">I").pack
+"""The incarnation of a process as it stands in keys."""
 _pack_chunk = Struct(">H").pack
 _pack_story = Struct(">QI").pack
 _GENERATION: Final = 40
@@ -169,13 +176,23 @@ def key_time(key: bytes) -> float:
 
 
 def due_time(delivery: Delivery) -> bytes:
-    """The time under which a delivery stands in ``due``."""
+    """The time under which a delivery stands in its lane, or in ``owned``."""
     return HELD if delivery.state == "held" else time_key(delivery.next_attempt)
 
 
 def due_key(delivery: Delivery, mid: bytes) -> bytes:
-    """The key of a delivery in ``due``."""
+    """The key of a delivery in ``lanes``."""
     return lane_key(delivery.destination, delivery.customer, delivery.priority) + due_time(delivery) + mid
+
+
+def owned_key(delivery: Delivery, mid: bytes) -> bytes:
+    """The key of a delivery in ``owned``."""
+    return owner_key(delivery.owner) + due_time(delivery) + mid + destination_key(delivery.destination)
+
+
+def owned_delivery(key: bytes) -> bytes:
+    """The key in ``delivery`` of what has this one in ``owned``."""
+    return key[OWNER_BYTES + TIME_BYTES :]
 
 
 def delivery_key(mid: bytes, destination: str) -> bytes:

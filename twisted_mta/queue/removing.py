@@ -1,11 +1,11 @@
 """Removing a great many deliveries at once.
 
-A queue's rows stand in the order of ids, but for those of ``due``, ``lane`` and ``wake``, which stand in the order of
-lanes.  A million removed one after the other would touch a page anywhere in these for each; so they go in two passes.
-The first takes the deliveries out, in the order of ids: from then on they are gone.  What is left of them in ``due``
-is removed in the second, in the order of lanes.  Each pass is many commits, between which others write.
+A queue's rows stand in the order of ids, but for those of ``lanes`` and ``wake``, which stand in the order of lanes.
+A million removed one after the other would touch a page anywhere in these for each; so they go in two passes.  The
+first takes the deliveries out, in the order of ids: from then on they are gone.  What is left of them in ``lanes`` is
+removed in the second, in the order of lanes.  Each pass is many commits, between which others write.
 
-Between the passes ``due`` has entries of deliveries that are not there, which claims pass over, and lanes count them.
+Between the passes lanes have entries of deliveries that are not there, which claims pass over, and count them.
 A process that dies then leaves a note behind, by which the next repair (:mod:`.verify`) knows that it is wanted.
 """
 
@@ -31,7 +31,7 @@ DELIVERIES = 2000
 """Deliveries that one commit takes out."""
 
 ENTRIES = 5000
-"""Entries of ``due`` that one commit removes."""
+"""Entries of ``lanes`` that one commit removes."""
 
 MOST = 1_000_000
 """Deliveries that are taken out, in 80 octets of memory each, before their entries are removed."""
@@ -41,9 +41,10 @@ _COUNT = 4
 
 
 class TakeOut(Operation):
-    """Remove deliveries, but for their entries in ``due``.
+    """Remove deliveries, but for their entries in ``lanes``.
 
-    The result: those, each with what :class:`Forget` is to know of it.  ``owner`` is the incarnation of the process.
+    The result: those, each with what :class:`Forget` is to know of it; an empty one for what was in no lane.
+    ``owner`` is the incarnation of the process.
     """
 
     __slots__ = ("_deliveries", "_now", "_owner", "_who")
@@ -65,7 +66,7 @@ class TakeOut(Operation):
             raw = batch.txn.get(delivery_key(mid, delivery.destination), db=batch.tables.delivery)
             if raw is not None:
                 there = delivery if raw == encode(delivery) else decode_delivery(raw)
-                entries.append(_entry(there, mid))
+                entries.append(b"" if there.owner else _entry(there, mid))
                 event = operator_event(there, "remove", self._who, self._now)
                 batch.events.append(event)
                 batch.take_out(mid, there, message, event)
@@ -75,7 +76,7 @@ class TakeOut(Operation):
 
 
 class Forget(Operation):
-    """Remove entries of ``due`` whose deliveries were taken out, in order, and count their lanes anew."""
+    """Remove entries of ``lanes`` whose deliveries were taken out, in order, and count their lanes anew."""
 
     __slots__ = ("_entries",)
     bulk = True
@@ -86,13 +87,15 @@ class Forget(Operation):
 
     def apply(self, batch: Batch) -> Iterator[None]:
         for entry in self._entries:
+            yield
+            if not entry:
+                continue
             key, count = entry[:-_COUNT], int.from_bytes(entry[-_COUNT:], "big")
-            batch.txn.delete(key, db=batch.tables.due)
-            raw = batch.txn.get(key[:LANE_BYTES], db=batch.tables.lane)
+            batch.txn.delete(key, db=batch.tables.lanes)
+            raw = batch.txn.get(key[:LANE_BYTES], db=batch.tables.lanes)
             if raw is not None:
                 row = decode_lane(raw)
                 batch.count_away(row.destination, row.customer, row.priority, count & ~_HELD, bool(count & _HELD))
-            yield
 
 
 class Finish(Operation):

@@ -8,6 +8,7 @@ at its time, never the records' classes of today: those change, a migration does
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,7 +62,98 @@ def _put_all(txn: Any, table: Any, rows: list[tuple[bytes, bytes]], texts: dict[
     texts.clear()
 
 
-MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds}
+def _join_lanes_and_due(env: Any, txn: Any) -> None:
+    """2 to 3: a lane's row stands before its deliveries; what is in the memory of a process is in no lane."""
+    delivery, due, lane, wake, meta = [
+        env.open_db(name, txn=txn, create=False) for name in (b"delivery", b"due", b"lane", b"wake", b"meta")
+    ]
+    lanes, owned = env.open_db(b"lanes", txn=txn), env.open_db(b"owned", txn=txn)
+    away = _take_owned(txn, delivery, due, owned)
+    rows: list[tuple[bytes, bytes]] = []
+    destinations, last = 0, b""
+    with txn.cursor(lane) as cursor, txn.cursor(due) as entries:
+        for key, row in heapq.merge(cursor, entries):
+            if len(key) == 24:
+                if key in away:
+                    row = _without(txn, due, wake, key, row, away[key])
+                    if not row:
+                        continue
+                destinations += key[:16] != last
+                last = key[:16]
+            elif key in away.get(key[:24], ()):
+                continue
+            rows.append((key, row))
+            if len(rows) >= _SLICE:
+                _append(txn, lanes, rows)
+    _append(txn, lanes, rows)
+    totals = txn.get(b"totals", db=meta)
+    if totals is not None:
+        # (tag, messages, deliveries, recipients, octets, held, destinations)
+        fields = msgspec.msgpack.decode(totals)
+        fields[6] = destinations
+        txn.put(b"totals", msgspec.msgpack.encode(fields), db=meta)
+    for table in (due, lane):
+        txn.drop(table)
+
+
+def _take_owned(txn: Any, delivery: Any, due: Any, owned: Any) -> dict[bytes, dict[bytes, tuple[int, bool]]]:
+    """Enter what is in the memory of processes.  By lane, its keys in ``due``, each with how many recipients it has and
+    whether it is on hold."""
+    away: dict[bytes, dict[bytes, tuple[int, bool]]] = {}
+    rows: list[tuple[bytes, bytes]] = []
+    with txn.cursor(delivery) as cursor:
+        for key, row in cursor:
+            # (tag, id, destination, customer, recipients, next attempt, state, attempts, last attempt, last reply,
+            #  last status, last host, warned, owner, deaths, priority, ...)
+            fields = msgspec.msgpack.decode(row)
+            owner = fields[13] if len(fields) > 13 else 0
+            if owner:
+                priority = fields[15] if len(fields) > 15 else 0
+                whose = f"{fields[3]}\0{priority}" if priority else fields[3]
+                held = fields[6] == "held"
+                time = b"\xff" * 8 if held else max(0, round(fields[5] * 1e6)).to_bytes(8, "big")
+                lane = key[10:] + hashlib.blake2b(whose.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                entry = lane + time + key[:10]
+                rows.append((owner.to_bytes(4, "big") + time + key, b""))
+                if txn.get(entry, db=due) is not None:
+                    away.setdefault(lane, {})[entry] = len(fields[4]), held
+    _put_all(txn, owned, rows, {})
+    return away
+
+
+def _without(
+    txn: Any, due: Any, wake: Any, lane: bytes, row: bytes, away: Mapping[bytes, tuple[int, bool]]
+) -> bytes | None:
+    """The row of a lane without these deliveries, and its entry in ``wake`` made anew; None: it has no other."""
+    # (tag, destination, customer, deliveries, recipients, held, wake, priority)
+    fields = msgspec.msgpack.decode(row)
+    fields[3] -= len(away)
+    fields[4] -= sum(recipients for recipients, _ in away.values())
+    fields[5] -= sum(held for _, held in away.values())
+    first = b""
+    with txn.cursor(due) as cursor:
+        more = cursor.set_range(lane)
+        while more and cursor.key() in away:
+            more = cursor.next()
+        if more and cursor.key().startswith(lane):
+            first = cursor.key()[24:32]
+    wakes = b"" if first == b"\xff" * 8 else first
+    if wakes != fields[6]:
+        if fields[6]:
+            txn.delete(fields[6] + lane, db=wake)
+        if wakes:
+            txn.put(wakes + lane, b"", db=wake)
+        fields[6] = wakes
+    return msgspec.msgpack.encode(fields) if first else None
+
+
+def _append(txn: Any, table: Any, rows: list[tuple[bytes, bytes]]) -> None:
+    with txn.cursor(table) as cursor:
+        cursor.putmulti(rows, append=True)
+    rows.clear()
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds, 2: _join_lanes_and_due}
 """By the schema that each starts from."""
 
 

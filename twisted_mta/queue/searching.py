@@ -34,6 +34,7 @@ from .records import (
     delivery_key,
     destination_key,
     lane_key,
+    owned_delivery,
     safe_id_key,
 )
 from .rules import matches, split_after
@@ -41,6 +42,9 @@ from .terms import REASON_BYTES, Segment, is_normal, is_segment, normal, terms_a
 
 FEW = 5_000
 """So many deliveries are looked through rather than the segments of the whole queue."""
+
+PASSED = 100_000
+"""Deliveries in the memory of processes that are passed for those of a destination."""
 
 LANES = 1_000
 """Lanes of a destination that are looked at."""
@@ -179,15 +183,17 @@ class Search:
     # Lanes
 
     def _few_lanes(self) -> list[bytes] | None:
-        """The lanes of the destination that is asked for, if they hold few deliveries."""
+        """The lanes of the destination that is asked for, if few deliveries have to be passed there and in memory."""
         match = self._match
         if not match.destination:
             return None
         prefixes = [destination_key(match.destination)]
         if match.customer is not None:
             prefixes = [lane_key(match.destination, match.customer, priority) for priority in PRIORITIES]
+        if self._txn.stat(self._tables.owned)["entries"] > PASSED:
+            return None
         lanes, count = [], 0
-        for key, raw in chain.from_iterable(prefixed(self._txn, self._tables.lane, prefix) for prefix in prefixes):
+        for key, raw in chain.from_iterable(self._lanes_of(prefix) for prefix in prefixes):
             row = decode_lane(raw)
             count += self._weight(row)
             lanes.append(key)
@@ -195,11 +201,24 @@ class Search:
                 return None
         return lanes
 
+    def _lanes_of(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of the lanes whose keys begin so."""
+        with self._txn.cursor(self._tables.lanes) as cursor:
+            more = cursor.set_range(prefix)
+            while more:
+                key, value = cursor.item()
+                if not key.startswith(prefix):
+                    return
+                if len(key) == LANE_BYTES:
+                    yield key, value
+                more = cursor.set_range(key[:LANE_BYTES] + _BEHIND)
+
     def _weight(self, row: LaneRow) -> int:
         return row.held if self._match.state == "held" else row.deliveries
 
     def _in_lanes(self, lanes: list[bytes], start: bytes) -> Iterator[Candidate]:
         keys = [mid + lane[:DESTINATION_BYTES] for lane in lanes for mid in self._ids(lane) if mid < self._end]
+        keys += [key for key in self._owned() if key < self._end]
         heapq.heapify(keys)  # nearly always less than all of them are wanted
         while keys:
             key = heapq.heappop(keys)
@@ -208,13 +227,21 @@ class Search:
 
     def _ids(self, lane: bytes) -> Iterator[bytes]:
         prefix = lane + HELD if self._match.state == "held" else lane
-        with self._txn.cursor(self._tables.due) as cursor:
-            if not cursor.set_range(prefix):
+        with self._txn.cursor(self._tables.lanes) as cursor:
+            if not cursor.set_range(prefix + b"\0"):
                 return
             for key in cursor.iternext(keys=True, values=False):
                 if not key.startswith(prefix) or len(key) != DUE_BYTES:
                     return
                 yield key[LANE_BYTES + TIME_BYTES :]
+
+    def _owned(self) -> Iterator[bytes]:
+        """What of the destination is in the memory of processes, and therefore in no lane."""
+        destination = destination_key(self._match.destination)
+        with self._txn.cursor(self._tables.owned) as cursor:
+            for key in cursor.iternext(keys=True, values=False):
+                if key.endswith(destination):
+                    yield owned_delivery(key)
 
     # What is on hold
 

@@ -35,6 +35,8 @@ from .records import (
     due_key,
     due_time,
     lane_key,
+    owned_delivery,
+    owned_key,
 )
 from .rules import chunks, unavailable
 from .verify_lookups import Lookups
@@ -106,8 +108,8 @@ class _Count:
         self._count_messages()
         self._count_deliveries()
         self._count_content()
-        self._check_due()
         self._check_lanes()
+        self._check_owned()
         self._check_wake()
         self._check_usage()
         self._check_totals()
@@ -151,24 +153,32 @@ class _Count:
             totals.deliveries += 1
             totals.recipients += recipients
             totals.held += held
-            lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
-            row = self._lanes.get(lane)
-            if row is None:
-                row = self._lanes[lane] = _empty_lane(delivery)
-            row.deliveries += 1
-            row.recipients += recipients
-            row.held += held
-            if not held:
-                time = due_time(delivery)
-                row.wake = min(row.wake, time) if row.wake else time
+            if not delivery.owner:
+                self._count_lane(delivery, recipients, held)
             self._lookups.check_delivery(key, delivery)
             if self._txn.get(mid, db=self._tables.message) is None:
                 line = f"delivery of {delivery.id} to {delivery.destination} has no message"
                 self._found(line, lambda batch, mid=mid, it=delivery: _remove(batch, mid, it))  # type: ignore[misc]
-            elif self._txn.get(due_key(delivery, mid), db=self._tables.due) is None:
+            elif delivery.owner:
+                if self._txn.get(owned_key(delivery, mid), db=self._tables.owned) is None:
+                    line = f"delivery of {delivery.id} to {delivery.destination} could not be reclaimed"
+                    self._found(line, lambda batch, mid=mid, it=delivery: _make_due(batch, mid, it))  # type: ignore[misc]
+            elif self._txn.get(due_key(delivery, mid), db=self._tables.lanes) is None:
                 line = f"delivery of {delivery.id} to {delivery.destination} would never be due"
                 self._found(line, lambda batch, mid=mid, it=delivery: _make_due(batch, mid, it))  # type: ignore[misc]
         totals.destinations = len({lane[:DESTINATION_BYTES] for lane in self._lanes})
+
+    def _count_lane(self, delivery: Delivery, recipients: int, held: bool) -> None:
+        lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
+        row = self._lanes.get(lane)
+        if row is None:
+            row = self._lanes[lane] = _empty_lane(delivery)
+        row.deliveries += 1
+        row.recipients += recipients
+        row.held += held
+        if not held:
+            time = due_time(delivery)
+            row.wake = min(row.wake, time) if row.wake else time
 
     def _count_content(self) -> None:
         spooled = {key: decode_spool(raw).owner for key, raw in self._rows(self._tables.spool)}
@@ -203,24 +213,34 @@ class _Count:
             line = f"message {message.id} has {size} octets in {count} chunks"
             self._found(f"{line}, and should have {message.size} in {message.chunks}; remove it", None)
 
-    def _check_due(self) -> None:
-        for key, _ in self._rows(self._tables.due):
-            lane, time, mid = key[:LANE_BYTES], key[LANE_BYTES:][:TIME_BYTES], key[LANE_BYTES + TIME_BYTES :]
-            raw = self._txn.get(mid + lane[:DESTINATION_BYTES], db=self._tables.delivery)
-            if raw is None or due_key(decode_delivery(raw), mid) != key:
-                what = "held" if time == HELD else "due"
-                line = f"{key_id(mid)} is listed as {what} where no such delivery is"
-                self._found(line, lambda batch, key=key: _remove_due(batch, key))  # type: ignore[misc]
-
     def _check_lanes(self) -> None:
         seen = set()
-        for key, raw in self._rows(self._tables.lane):
-            seen.add(key)
-            row = decode_lane(raw)
-            self._check_lane(key, row, self._lanes.get(key) or _empty_lane(row))
+        for key, raw in self._rows(self._tables.lanes):
+            if len(key) == LANE_BYTES:
+                seen.add(key)
+                row = decode_lane(raw)
+                self._check_lane(key, row, self._lanes.get(key) or _empty_lane(row))
+            else:
+                self._check_due(key)
         for key, counted in self._lanes.items():
             if key not in seen:
                 self._check_lane(key, _empty_lane(counted), counted)
+
+    def _check_due(self, key: bytes) -> None:
+        lane, time, mid = key[:LANE_BYTES], key[LANE_BYTES:][:TIME_BYTES], key[LANE_BYTES + TIME_BYTES :]
+        raw = self._txn.get(mid + lane[:DESTINATION_BYTES], db=self._tables.delivery)
+        if raw is None or not _waits(decode_delivery(raw), mid, key):
+            what = "held" if time == HELD else "due"
+            line = f"{key_id(mid)} is listed as {what} where no such delivery is"
+            self._found(line, lambda batch: _remove_due(batch, key))
+
+    def _check_owned(self) -> None:
+        for key, _ in self._rows(self._tables.owned):
+            there = owned_delivery(key)
+            raw = self._txn.get(there, db=self._tables.delivery)
+            if raw is None or owned_key(decode_delivery(raw), there[:ID_BYTES]) != key:
+                line = f"{key_id(there[:ID_BYTES])} is listed as in memory where no such delivery is"
+                self._found(line, lambda batch, key=key: batch.owned(key) and None)  # type: ignore[misc]
 
     def _check_lane(self, key: bytes, row: LaneRow, counted: LaneRow) -> None:
         numbers = [
@@ -240,12 +260,14 @@ class _Count:
         seen = set()
         for key, _ in self._rows(self._tables.wake):
             time, lane = key[:TIME_BYTES], key[TIME_BYTES:]
-            raw = self._txn.get(lane, db=self._tables.lane)
+            raw = self._txn.get(lane, db=self._tables.lanes)
             if raw is None or decode_lane(raw).wake != time:
                 self._found("an entry wakes a lane at a wrong time", lambda batch, key=key: _remove_wake(batch, key))  # type: ignore[misc]
             else:
                 seen.add(lane)
-        for lane, raw in self._rows(self._tables.lane):
+        for lane, raw in self._rows(self._tables.lanes):
+            if len(lane) != LANE_BYTES:
+                continue
             row = decode_lane(raw)
             if row.wake and lane not in seen:
                 line = f"lane {row.destination} of {row.customer or 'nobody'} would never wake"
@@ -294,16 +316,20 @@ def _remove(batch: Batch, mid: bytes, delivery: Delivery) -> None:
 def _make_due(batch: Batch, mid: bytes, delivery: Delivery) -> None:
     there = batch.delivery(mid, delivery.destination)
     if there is not None:
-        batch.txn.put(due_key(there, mid), b"", db=batch.tables.due)
+        batch.place(mid, there)
         batch.look(there.destination, there.customer, there.priority)
+
+
+def _waits(delivery: Delivery, mid: bytes, key: bytes) -> bool:
+    return not delivery.owner and due_key(delivery, mid) == key
 
 
 def _remove_due(batch: Batch, key: bytes) -> None:
     mid, lane = key[LANE_BYTES + TIME_BYTES :], key[:LANE_BYTES]
     raw = batch.txn.get(mid + lane[:DESTINATION_BYTES], db=batch.tables.delivery)
-    if raw is None or due_key(decode_delivery(raw), mid) != key:
-        batch.txn.delete(key, db=batch.tables.due)
-        row = batch.txn.get(lane, db=batch.tables.lane)
+    if raw is None or not _waits(decode_delivery(raw), mid, key):
+        batch.txn.delete(key, db=batch.tables.lanes)
+        row = batch.txn.get(lane, db=batch.tables.lanes)
         if row is not None:
             stored = decode_lane(row)
             batch.look(stored.destination, stored.customer, stored.priority)
@@ -318,13 +344,13 @@ def _mend_lane(batch: Batch, row: LaneRow, counted: LaneRow) -> None:
 
 
 def _remove_wake(batch: Batch, key: bytes) -> None:
-    raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lane)
+    raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lanes)
     if raw is None or decode_lane(raw).wake != key[:TIME_BYTES]:
         batch.txn.delete(key, db=batch.tables.wake)
 
 
 def _add_wake(batch: Batch, key: bytes) -> None:
-    raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lane)
+    raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lanes)
     if raw is not None and decode_lane(raw).wake == key[:TIME_BYTES]:
         batch.txn.put(key, b"", db=batch.tables.wake)
 
@@ -339,5 +365,7 @@ def _add_total(batch: Batch, name: str, by: int) -> None:
 
 
 def _count_destinations(batch: Batch) -> None:
-    with batch.txn.cursor(batch.tables.lane) as cursor:
-        batch.totals.destinations = len({key[:DESTINATION_BYTES] for key in cursor.iternext(keys=True, values=False)})
+    with batch.txn.cursor(batch.tables.lanes) as cursor:
+        batch.totals.destinations = len(
+            {key[:DESTINATION_BYTES] for key in cursor.iternext(keys=True, values=False) if len(key) == LANE_BYTES}
+        )
