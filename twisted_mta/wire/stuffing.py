@@ -40,8 +40,8 @@ class DotStuffer:
             self._held_cr = True
             if not chunk:
                 return b""
-        ends = chunk.count(b"\r\n")
-        if ends != chunk.count(b"\n") or ends != chunk.count(b"\r"):
+        flat = chunk.replace(b"\r\n", b"")
+        if b"\r" in flat or b"\n" in flat:
             chunk = _LINE_END.sub(b"\r\n", chunk)
         stuffed = chunk.replace(b"\r\n.", b"\r\n..")
         if self._line_start and chunk.startswith(b"."):
