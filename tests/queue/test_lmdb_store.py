@@ -538,12 +538,13 @@ class GrowthTest(LmdbCase):
     async def test_it_does_not_grow_beyond_the_disk(self) -> None:
         before = self.store.stats().map_size
         with mock.patch.object(environments.Disk, "sample", return_value=1000):
-            waiting = self.commit_many(60, os.urandom(50_000))
-            for one in waiting:
-                refused = await self.assertFailure(one, StoreUnavailable)
-                self.assertEqual((refused.reply.code, refused.reply.enhanced), (452, "4.3.1"))
+            outcomes = await DeferredList(self.commit_many(60, os.urandom(50_000)), consumeErrors=True)
+        refused = [cast(Failure, outcome).value for done, outcome in outcomes if not done]
+        self.assertEqual({(it.reply.code, it.reply.enhanced) for it in refused}, {(452, "4.3.1")})
         self.assertEqual(self.store.stats().map_size, before)
-        self.assertEqual(self.store.stats().messages, 0)
+        self.assertEqual(self.store.stats().messages, 60 - len(refused))
+        self.assertTrue(0 < len(refused) < 60, len(refused))  # as many are taken as there is room for
+        self.assertEqual(await self.store.verify(False), [])
         await gatherResults(self.commit_many(60, os.urandom(50_000)))
 
     async def test_another_process_grew_it(self) -> None:
@@ -748,6 +749,49 @@ class DiskTest(LmdbCase):
         await gatherResults(self.commit_many(5))
         self.assertEqual(self.store.stats().messages, 6)
         self.assertEqual(self.sink.named(Service), [])
+
+    async def test_what_does_not_fit_fails_alone(self) -> None:
+        """Small messages that are committed with a large one, for which there is no room."""
+        await self.restart()
+        commit, tried = Environment.commit, 0
+
+        def full(environment: Environment, txn: Any) -> None:
+            nonlocal tried
+            tried += 1
+            if txn.stat(environment.tables.content)["overflow_pages"] >= 32:
+                txn.abort()
+                raise lmdb.DiskError("mdb_txn_commit", errno.ENOSPC)
+            commit(environment, txn)
+
+        for place in (0, 3, 10):
+            with mock.patch.object(Environment, "commit", full):
+                before, tried = self.store.stats().messages, 0
+                large = self.store.incoming()
+                large.write(b"x" * 2 * CHUNK)
+                small = self.commit_many(place)
+                refused = self.assertFailure(large.commit(new(large.id)), StoreUnavailable)
+                small += self.commit_many(10 - place)
+                self.assertEqual((await refused).reply.code, 452)
+                await gatherResults(small)
+            self.assertEqual(self.store.stats().messages, before + 10)
+            self.assertEqual(await self.store.verify(False), [])
+            self.assertTrue(2 <= tried <= 12, tried)
+        self.assertEqual(self.store.problem(), "")
+
+    async def test_a_sync_that_fails_in_one_half_is_the_end_of_the_other(self) -> None:
+        codes = iter([errno.ENOSPC, errno.EIO])
+
+        def commit(environment: Environment, txn: Any) -> None:
+            txn.abort()
+            code = next(codes)
+            raise (lmdb.DiskError if code == errno.ENOSPC else lmdb.Error)("mdb_txn_commit", code)
+
+        with mock.patch.object(Environment, "commit", commit):
+            for one in self.commit_many(4):
+                refused = await self.assertFailure(one, StoreUnavailable)
+                self.assertEqual(refused.reply.code, 451)
+        self.assertEqual(len(self.flushLoggedErrors(lmdb.Error)), 1)
+        self.assertIn("restart", self.store.problem())
 
     async def test_after_a_failed_sync_nothing_is_taken_until_it_is_opened_anew(self) -> None:
         mid = await send(self.store)

@@ -191,6 +191,32 @@ class Work:
         self.sweep = self._batch.sweep
         self._batch = None
 
+    def halves(self, reason: BaseException) -> list[Work]:
+        """The same in two parts, where it failed because it did not fit: it may be that one large message does not,
+        and all others do.  None where that is no reason, or it is one operation."""
+        if len(self._operations) < 2 or failure_of(reason)[1]:
+            return []
+        middle = len(self._operations) // 2
+        parts = [Work(_nothing, self.now), Work(_nothing, self.now)]
+        parts[0]._operations, parts[1]._operations = self._operations[:middle], self._operations[middle:]
+        self._batch = None
+        self._operations, self._results = [], []
+        return parts
+
+    def include(self, part: Work) -> None:
+        """What became of a part became of this."""
+        self._operations += part._operations
+        self._results += part._results
+        self._spoiled += part._spoiled
+        self.events += part.events
+        self.sweep += part.sweep
+        self.broken, self.reason = part.broken, self.reason or part.reason
+
+    def skip(self, error: MailError) -> None:
+        """Nothing of it is tried, because of what became of another."""
+        self._results = [Failure(error)] * len(self._operations)  # type: ignore[no-untyped-call]
+        self.broken = error
+
     def failed(self, reason: BaseException) -> None:
         """Nothing of it is on disk."""
         self._batch = None
@@ -231,12 +257,23 @@ class ILoan(Protocol):
 
 
 def carry_out(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> None:
-    """Apply and commit a batch.  Raises nothing: what went wrong is in the outcomes."""
+    """Apply and commit a batch.  Raises nothing: what went wrong is in the outcomes.
+
+    One that does not fit on the disk is committed by halves, in the same order, and so on.
+    """
     try:
         while (took := _attempt(work, environment, disk, loan)) is None:
             pass
     except BaseException as reason:
-        work.failed(reason)
+        parts = work.halves(reason)
+        if not parts:
+            work.failed(reason)
+        for part in parts:
+            if work.broken is None:
+                carry_out(part, environment, disk, loan)
+            else:
+                part.skip(work.broken)
+            work.include(part)
     else:
         work.committed(took)
     finally:
@@ -278,6 +315,10 @@ def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> f
         _abort(txn)
         raise
     return monotonic() - began
+
+
+def _nothing(work: Work) -> None:
+    """There is no further operation."""
 
 
 def _abort(txn: Txn) -> None:
