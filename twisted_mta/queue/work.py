@@ -13,6 +13,7 @@ from types import GeneratorType
 from typing import Any, NoReturn, Protocol
 
 import lmdb
+from msgspec.structs import replace
 from twisted.python.failure import Failure
 
 from ..mail.events import AnyEvent, Service
@@ -197,7 +198,7 @@ class Work:
         if len(self._operations) < 2 or failure_of(reason)[1]:
             return []
         middle = len(self._operations) // 2
-        parts = [Work(_nothing, self.now), Work(_nothing, self.now)]
+        parts = [Work(Waiting(), self.now), Work(Waiting(), self.now)]
         parts[0]._operations, parts[1]._operations = self._operations[:middle], self._operations[middle:]
         self._batch = None
         self._operations, self._results = [], []
@@ -210,6 +211,10 @@ class Work:
         self._spoiled += part._spoiled
         self.events += part.events
         self.sweep += part.sweep
+        self.locked += part.locked
+        if part.commit is not None:
+            operations = part.commit.operations + (self.commit.operations if self.commit is not None else 0)
+            self.commit = replace(part.commit, operations=operations, queued=self._queued, locked=self.locked)
         self.broken, self.reason = part.broken, self.reason or part.reason
 
     def skip(self, error: MailError) -> None:
@@ -315,10 +320,6 @@ def _attempt(work: Work, environment: Environment, disk: Disk, loan: ILoan) -> f
         _abort(txn)
         raise
     return monotonic() - began
-
-
-def _nothing(work: Work) -> None:
-    """There is no further operation."""
 
 
 def _abort(txn: Txn) -> None:
