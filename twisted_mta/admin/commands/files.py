@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import click
 import msgspec
 
 from ...mail.address import AddressError, canonical
-from ...mail.envelope import Body, Handling, Message, Recipient, RequireTls, Return
+from ...mail.envelope import Message, Recipient
 from ...mail.events import Operator, Routed
 from ...queue.interfaces import CHUNK, NewDelivery, NewMessage
 from ..base import Command, pass_context
@@ -21,16 +22,31 @@ from ..context import CommandError, Context, NotFound
 from ..selection import filter_options, is_filtered, queue_filter, selected
 from ..tables import many
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
+
+replace = msgspec.structs.replace
 
 
-class RecipientFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipient in an envelope's file."""
+def by_name(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """A struct with the fields of one that the queue writes as an array: in a file each has its name."""
 
-    address: str
-    original: str = ""
-    notify: str = ""
-    orcpt: str = ""
+    def named(part: Any) -> Any:
+        if isinstance(part, type) and issubclass(part, msgspec.Struct):
+            return by_name(part)
+        return Union[tuple(map(named, get_args(part)))] if isinstance(part, UnionType) else part  # noqa: UP007
+
+    fields = [
+        (field.name, named(field.type), *(() if field.required else (field.default,)))
+        for field in msgspec.structs.fields(kind)
+    ]
+    return msgspec.defstruct(f"{kind.__name__}File", fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
+
+
+if TYPE_CHECKING:
+    from ...mail.envelope import Message as MessageFile
+    from ...mail.envelope import Recipient as RecipientFile
+else:
+    MessageFile, RecipientFile = by_name(Message), by_name(Recipient)
 
 
 class DeliveryFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,33 +60,13 @@ class DeliveryFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class EnvelopeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An envelope's file.  Times are seconds since the epoch."""
+    """An envelope's file.  Times are seconds since the epoch.  Id, size and numbers in ``message`` are there to be read
+    only."""
 
-    format: Literal[1] = FORMAT
-    id: str
-    sender: str
-    arrived: float
-    expires: float
-    deliveries: tuple[DeliveryFile, ...]
+    format: Literal[2] = FORMAT
+    message: MessageFile
     lane_customer: str = ""
-    body: Body = "7BIT"
-    customer: str = ""
-    user: str = ""
-    client: str = ""
-    helo: str = ""
-    protocol: str = ""
-    listener: str = ""
-    message_id: str = ""
-    kind: Literal["mail", "dsn", "local"] = "mail"
-    ret: Return = ""
-    envid: str = ""
-    utf8: bool = False
-    handling: Handling | None = None
-    requiretls: RequireTls = ""
-
-
-_KEPT = ("body", "customer", "user", "client", "helo", "protocol", "listener", "message_id", "kind", "ret", "envid",
-         "utf8", "handling", "requiretls", "sender", "arrived", "expires")  # fmt: skip
+    deliveries: tuple[DeliveryFile, ...]
 
 
 @click.command("export", cls=Command)
@@ -114,26 +110,23 @@ def _write(context: Context, folder: Path, message: Message) -> bool:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise CommandError(str(error)) from None
+    released = not any(it.release for it in deliveries)  # at once, or by an operator
+    if message.handling is not None and released:
+        message = replace(message, handling=replace(message.handling, release=0.0))
     envelope = EnvelopeFile(
-        id=message.id,
+        message=msgspec.convert(message, MessageFile, from_attributes=True),
         lane_customer=deliveries[0].customer if deliveries else message.customer,
         deliveries=tuple(
             DeliveryFile(
                 destination=it.destination,
-                recipients=tuple(
-                    RecipientFile(address=to.address, original=to.original, notify=to.notify, orcpt=to.orcpt)
-                    for to in it.recipients
-                ),
+                recipients=tuple(msgspec.convert(to, RecipientFile, from_attributes=True) for to in it.recipients),
                 held=it.state == "held",
                 attempts=it.attempts,
                 last_reply=it.last_reply,
             )
             for it in deliveries
         ),
-        **{name: getattr(message, name) for name in _KEPT},
     )
-    if message.handling is not None and not any(it.release for it in deliveries):  # an operator has released it
-        envelope = msgspec.structs.replace(envelope, handling=msgspec.structs.replace(message.handling, release=0.0))
     partial.rename(folder / f"{message.id}.eml")
     (folder / f"{message.id}.json").write_bytes(msgspec.json.format(msgspec.json.encode(envelope), indent=2) + b"\n")
     return True
@@ -156,7 +149,7 @@ def import_(context: Context, folder: Path, hold: bool) -> None:
     envelopes = [_read(path) for path in files]
     imported: dict[str, str] = {}
     for path, envelope in zip(files, envelopes, strict=True):
-        imported[envelope.id] = _import(context, path.with_suffix(".eml"), envelope, hold)
+        imported[envelope.message.id] = _import(context, path.with_suffix(".eml"), envelope, hold)
     context.say({"imported": imported}, lambda: f"{many(len(imported), 'message')} imported from {folder}.")
 
 
@@ -165,7 +158,7 @@ def _read(path: Path) -> EnvelopeFile:
         envelope = msgspec.json.decode(path.read_bytes(), type=EnvelopeFile)
         with path.with_suffix(".eml").open("rb"):
             pass
-        for address in (envelope.sender, *(to.address for it in envelope.deliveries for to in it.recipients)):
+        for address in (envelope.message.sender, *(to.address for it in envelope.deliveries for to in it.recipients)):
             if address:
                 canonical(address)
     except (msgspec.MsgspecError, AddressError, OSError) as error:
@@ -187,20 +180,23 @@ def _import(context: Context, content: Path, envelope: EnvelopeFile, hold: bool)
         deliveries = tuple(
             NewDelivery(
                 it.destination,
-                tuple(Recipient(to.address, to.original or to.address, to.notify, to.orcpt) for to in it.recipients),
+                tuple(msgspec.convert(to, Recipient, from_attributes=True) for to in it.recipients),
             )
             for it in envelope.deliveries
         )
         everyone = tuple(to.address for it in deliveries for to in it.recipients)
-        facts: dict[str, Any] = {name: getattr(envelope, name) for name in _KEPT}
-        message = Message(
-            id=incoming.id, recipients=len(everyone), size=incoming.size, chunks=-(-incoming.size // CHUNK), **facts
+        message = replace(
+            msgspec.convert(envelope.message, Message, from_attributes=True),
+            id=incoming.id,
+            recipients=len(everyone),
+            size=incoming.size,
+            chunks=-(-incoming.size // CHUNK),
         )
         event = Operator(time=now, id=incoming.id, action="import", who=context.who, recipients=everyone)
         places = {it.destination: tuple(to.address for to in it.recipients) for it in deliveries}
         routed = Routed(time=now, id=incoming.id, destinations=places)
         held = [it.destination for it in envelope.deliveries if hold or it.held]
-        release = envelope.handling.release if envelope.handling is not None else 0.0
+        release = message.handling.release if message.handling is not None else 0.0
         new = NewMessage(
             message=message,
             deliveries=deliveries,
