@@ -135,6 +135,7 @@ class Parts:
         await self.sessions.drain(grace)
         with contextlib.suppress(TimedOut):  # the disk does not answer: what is lost there was not acknowledged
             await self.reception.when_idle().addTimeout(grace, self.clock)
+        self.reception.runs.stop()
         await self._stop_delivery()
         await self.scheduler.recorded()  # also what came in while it stopped
         self.outside.stop()
@@ -345,7 +346,12 @@ def assemble(
         sessions=sessions,
         tls=tls,
         factories=factories,
-        tallies={"sessions": sessions.tally, "addresses": connections.tally, "customers": quotas.tally},
+        tallies={
+            "sessions": sessions.tally,
+            "addresses": connections.tally,
+            "customers": quotas.tally,
+            "etrn": reception.runs.asked,
+        },
         stage_maker=stage_maker,
         reconfigurable=tuple(reconfigurable),
     )

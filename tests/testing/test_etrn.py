@@ -193,4 +193,33 @@ class Rates(EtrnCase):
         client = self.neighbour()
         for number in range(6):
             self.ask(client, f"d{number}.example")
-        self.assertEqual(len(self.server.parts.reception.runs._asked), 3)
+        asked = self.server.parts.reception.runs.asked
+        self.assertEqual(list(asked.own), ["d3.example", "d4.example", "d5.example"])
+        self.server.advance(61)
+        self.assertEqual(asked.own, {})
+
+    @configured(NETWORK)
+    def test_all_workers_count_together(self) -> None:
+        """What one is asked for the others hear of, and of its end."""
+        asked = self.server.parts.tallies["etrn"]
+        told: list[tuple[str, int]] = []
+        asked.changed = lambda node: told.append((node, asked.own.get(node, 0)))
+        client = self.neighbour()
+        self.ask(client, "else.example")
+        self.server.advance(30)
+        self.ask(client, "third.example")
+        self.assertEqual(told, [("else.example", 1), ("third.example", 1)])
+        self.server.advance(31)
+        self.assertEqual(told[2:], [("else.example", 0)])
+        self.server.advance(30)
+        self.assertEqual(told[3:], [("third.example", 0)])
+        asked.elsewhere("else.example", 1)
+        refusal = "458 Unable to queue messages for node else.example: it was asked for just now, ask again in 60 s"
+        self.assertEqual(self.ask(client, "else.example"), refusal)
+        asked.elsewhere("else.example", 0)
+        self.assertEqual(self.ask(client, "else.example")[:3], "251")
+
+    @configured(NETWORK + "[extensions]\netrn_interval = '0s'\n")
+    def test_no_interval(self) -> None:
+        client = self.neighbour()
+        self.assertEqual([self.ask(client, "else.example")[:3] for _ in range(3)], ["251"] * 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -16,6 +16,7 @@ from ..config.settings import Settings
 from ..mail.envelope import Delivery, Message
 from ..mail.events import EventSink, Service
 from ..mail.status import MailError, Reply
+from ..policy.tally import Tally
 from ..queue.interfaces import IMessageStore, IScheduler, QueueFilter
 from ..wire import commands as c
 
@@ -43,27 +44,32 @@ def offered(settings: Settings, role: str) -> bool:
 
 
 class QueueRuns:
-    """The runs that clients have begun; one for a process.  ``clock`` gives seconds since the epoch."""
+    """The runs that clients have begun; one for a process.  ``clock`` gives seconds since the epoch.
+
+    ``asked`` has the domains that may not be asked for again yet, here and in the other processes.
+    """
 
     def __init__(self, store: IMessageStore, scheduler: IScheduler, events: EventSink, clock: IReactorTime) -> None:
         self._store = store
         self._scheduler = scheduler
         self._events = events
         self._clock = clock
-        self._asked: dict[str, float] = {}
+        self.asked = Tally()
+        self._until: dict[str, float] = {}  # the domains asked for here, those of longest ago first
+        self._forgetting: IDelayedCall | None = None
         self._under_way = 0
 
     async def begin(self, node: str, interval: float, who: str) -> Reply:
         """Have what waits for a domain tried now; the reply to ETRN.  ``interval`` is how soon it may be asked again,
         in seconds; ``who`` goes on record.  Whoever asks may."""
         now = self._clock.seconds()
-        wait = self._asked.get(node, 0.0) + interval - now
-        if wait > 0:
+        if self.asked.total(node):
+            wait = self._until.get(node, now + interval) - now
             words = f"Unable to queue messages for node {node}: it was asked for just now, ask again in {wait:.0f} s"
             return Reply(458, "4.7.0", words)
         if self._under_way >= RUNS:
             return Reply(458, "4.3.2", f"Unable to queue messages for node {node}: too many are being queued already")
-        self._remember(node, now)
+        self._remember(node, interval)
         match = QueueFilter(recipient=f"@{node}", state="queued")
         page = await self._store.page(match, limit=PAGE, seconds=PATIENCE)
         count = await self._run(page.found, who)
@@ -78,11 +84,34 @@ class QueueRuns:
             return Reply(251, "2.0.0", f"OK, no messages waiting for node {node}")
         return Reply(253, "2.0.0", f"OK, {count} pending messages for node {node} started")
 
-    def _remember(self, node: str, now: float) -> None:
-        self._asked.pop(node, None)
-        self._asked[node] = now
-        while len(self._asked) > KNOWN:
-            del self._asked[next(iter(self._asked))]
+    def stop(self) -> None:
+        """No domain is asked for any more."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+
+    def _remember(self, node: str, interval: float) -> None:
+        if interval <= 0:
+            return
+        self._until[node] = self._clock.seconds() + interval
+        self.asked.add(node)
+        if len(self._until) > KNOWN:
+            self._forget(next(iter(self._until)))
+        if self._forgetting is None:
+            self._forgetting = self._clock.callLater(interval, self._forget_all)
+
+    def _forget(self, node: str) -> None:
+        del self._until[node]
+        self.asked.remove(node)
+
+    def _forget_all(self) -> None:
+        """Forget what may be asked for again."""
+        self._forgetting = None
+        now = self._clock.seconds()
+        for node in [node for node, until in self._until.items() if until <= now]:
+            self._forget(node)
+        if self._until:
+            self._forgetting = self._clock.callLater(min(self._until.values()) - now, self._forget_all)
 
     async def _run(self, found: list[tuple[Message, Delivery]], who: str) -> int:
         """Make these due, and have them tried even where their destinations seem dead.  How many messages it is."""

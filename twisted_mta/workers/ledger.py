@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 Key = tuple[str, str]
-"""The kind of what is counted ("sessions", "addresses", "customers") and which one."""
+"""The kind of what is counted ("sessions", "addresses", "customers", "etrn") and which one."""
 Entry = tuple[str, str, int]
 
 

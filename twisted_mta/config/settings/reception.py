@@ -139,4 +139,4 @@ class Extensions:
     directory has as their customer's, and clients in ``relay.networks`` on a listener of role "mx", for any.  Empty:
     nobody."""
     etrn_interval: Duration = Duration(MINUTE)
-    """How long after that the same domain may be asked for again; each of ``workers`` counts for itself."""
+    """How long after that the same domain may be asked for again."""
