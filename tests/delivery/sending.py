@@ -30,6 +30,7 @@ class Content:
     pieces: Sequence[bytes]
     broken: Exception | None = None
     reads: int = 0
+    plain: bool = False
 
     @property
     def size(self) -> int:

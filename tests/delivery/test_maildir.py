@@ -35,6 +35,8 @@ CONTENT = b"Received: x\r\nFrom: bob@isp.example\r\nSubject: Hello\r\n\r\nHello\
 class FakeContent:
     """A content in memory, or one that comes in pieces."""
 
+    plain = False
+
     def __init__(self, data: bytes, piece: int = 0) -> None:
         self.size = len(data)
         self.whole = None if piece else data

@@ -227,6 +227,17 @@ class ClientTests(SynchronousTestCase):
         self.client.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n")
         self.assertTrue(self.transport.value().endswith(b"a\r\n.\r\n"))
 
+    def test_plain_content_is_not_looked_at(self) -> None:
+        """What is said to need no stuffing goes out as it is, whole and in pieces; else dots are stuffed."""
+        for pieces in ([b"a\r\n.b\r\n"], [b"a\r\n", b".b\r\n"]):
+            for plain, sent in ((True, b"a\r\n.b\r\n.\r\n"), (False, b"a\r\n..b\r\n.\r\n")):
+                self.setUp()
+                self.ready()
+                self.send(Content(pieces, plain=plain))
+                self.transport.clear()
+                self.client.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n")
+                self.assertEqual(self.transport.value(), sent)
+
     def test_refused_half_way_stops_reading(self) -> None:
         self.ready()
         waiting: list[Deferred[bytes]] = []

@@ -10,8 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.smtp.world import HOSTNAME, NOW, Client, World, account, codes
 from twisted_mta.mail.events import Accepted, Rejected, Routed
+from twisted_mta.mail.header import Head
 from twisted_mta.mail.status import MailError, Reply
-from twisted_mta.policy.interfaces import Peer
+from twisted_mta.policy.interfaces import Peer, Transaction
 from twisted_mta.queue.interfaces import CHUNK, QuotaExceeded, StoreUnavailable
 from twisted_mta.smtp.reception import KEPT
 from twisted_mta.smtp.trace import literal, received
@@ -255,6 +256,27 @@ class CommitTests(Case):
             client.say(f"MAIL FROM:<> {said}", "RCPT TO:<ann@isp.example>", "DATA")
             client.server.dataReceived(MESSAGE + body + b".\r\n")
             self.assertEqual(world.store.messages[0][0].message.body, found)
+
+    def test_what_is_plain_is_known(self) -> None:
+        async def stage(peer: Peer, transaction: Transaction, head: Head) -> None:
+            head.prepend(b"X-Stage: of a plugin\n.\r\n" if b"bad" in head.fields else b"X-Stage: of a plugin\r\n")
+
+        for content, plain in (
+            (MESSAGE, True),
+            (b"Return-Path: <forged@far.example>\r\n" + MESSAGE, True),
+            (MESSAGE + b"..\r\n", False),
+            (b"..no header\r\n", False),
+            (b"Subject: bad\r\n" + MESSAGE, False),
+            (b"", True),
+        ):
+            for cut in (0, 1, len(content) // 2, len(content)):
+                world = World()
+                world.factory.pipeline.content = (stage,)
+                client = self.greet(world)
+                client.say("MAIL FROM:<>", "RCPT TO:<ann@isp.example>", "DATA")
+                client.server.dataReceived(content[:cut])
+                client.server.dataReceived(content[cut:] + b".\r\n")
+                self.assertEqual(world.store.messages[0][0].message.plain, plain, (content, cut))
 
     def test_message_id_of_a_joker(self) -> None:
         self.client.send(b"Message-ID: <\x1b[2J" + b"x" * 500 + b">\r\n" + MESSAGE)

@@ -12,9 +12,10 @@ from tests.wire.test_server import NO, converse, fitting, greeted, refusals
 from twisted_mta.wire import commands as c
 from twisted_mta.wire.content import BARE_NEWLINE, LONG_LINE, NUL, SLACK, ChunkDecoder, ContentDecoder, too_large
 from twisted_mta.wire.server import NO_CHUNK, ServerConnection
+from twisted_mta.wire.stuffing import is_plain
 
 START = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<ann@isp.example>\r\n"
-MESSAGE = b"Subject: x\r\n\r\n.\r\n..\r\nBDAT 7\r\nend\r\n"
+MESSAGE = b"Subject: x\r\n\r\n.\r\n..\r\nBDAT 7\r\nend\r\n"  # it is not plain
 
 
 def bdat(*chunks: bytes, last: bool = True) -> bytes:
@@ -62,7 +63,7 @@ class ContentTests(SynchronousTestCase):
         converse(connection, START)
         events = converse(connection, *split(wire, cuts))
         whole = content if not content or content.endswith(b"\r\n") else content + b"\r\n"
-        self.assertEqual(events[-2:], [c.ContentEnd(whole, None, not whole.isascii()), c.Quit()])
+        self.assertEqual(events[-2:], [c.ContentEnd(whole, None, not whole.isascii(), plain=is_plain(whole)), c.Quit()])
 
     @given(ANY_CRUMBS, CUTS)
     @example(b"a\r", [1])
@@ -109,7 +110,9 @@ class ContentTests(SynchronousTestCase):
             end = converse(greeted(), START + bdat(message, b""))[-1]
             assert isinstance(end, c.ContentEnd)
             self.assertEqual(None if end.flaw else end.data, content)
-        self.assertEqual(converse(greeted(), START + b"BDAT 0 LAST\r\n")[-1], c.ContentEnd(b"", None, False))
+        self.assertEqual(
+            converse(greeted(), START + b"BDAT 0 LAST\r\n")[-1], c.ContentEnd(b"", None, False, plain=True)
+        )
 
     def test_what_is_given_out_is_bounded(self) -> None:
         connection = greeted()
@@ -215,7 +218,7 @@ class FramingTests(SynchronousTestCase):
     def test_data_between_chunks(self) -> None:
         events = converse(greeted(), START + bdat(b"a", last=False) + b"DATA\r\n" + bdat(b"b"))
         self.assertEqual([reply.code for reply in refusals(events)], [503])
-        self.assertEqual(events[-1], c.ContentEnd(b"ab\r\n", None, False))
+        self.assertEqual(events[-1], c.ContentEnd(b"ab\r\n", None, False, plain=True))
 
     def test_without_a_size_the_session_ends(self) -> None:
         for argument in (b"", b"x", b"-1", b"1 FIRST", b"1LAST", b"9" * 21, b"1\t\xff", b"0x10", b"5 " + b" " * 600):

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.mail.status import Reply
 from twisted_mta.wire.content import BARE_NEWLINE, LONG_LINE, NUL, SLACK, ContentDecoder, too_large
+from twisted_mta.wire.stuffing import stuff
 
 LIMIT = 100_000
 
@@ -108,6 +109,27 @@ class EndTests(SynchronousTestCase):
                 self.assertNotIn(b"\0", content)
                 self.assertTrue(all(len(line) <= 998 for line in content.split(b"\r\n")))
                 self.assertTrue(content == b"" or content.endswith(b"\r\n"))
+
+
+class PlainTests(SynchronousTestCase):
+    """What may be sent on as it is."""
+
+    @given(ANY_CRUMBS, CUTS, st.booleans())
+    @example(b".", [], False)
+    @example(b"a\n.b", [], True)
+    @example(b"a\r\n...b", [4], False)
+    def test_only_what_needs_no_stuffing(self, wire: bytes, cuts: list[int], replace: bool) -> None:
+        content, _, flaw, decoder = decode(*split(wire, cuts), b"\r\n.\r\n", replace=replace)
+        if flaw is None and decoder.plain:
+            self.assertEqual(stuff(content), content + b".\r\n")
+
+    @given(CRUMBS, CUTS)
+    def test_all_that_came_without_stuffed_dots(self, wire: bytes, cuts: list[int]) -> None:
+        expected, after = by_lines(wire)
+        _, _, _, decoder = decode(*split(wire, cuts))
+        if after is not None:
+            sent = wire[: len(wire) - len(after) - len(b".\r\n")]
+            self.assertEqual(decoder.plain, sent == expected)
 
 
 class FlawTests(SynchronousTestCase):

@@ -63,7 +63,7 @@ def converse(
             if isinstance(event, c.ContentEnd):
                 # How much is given out before a flaw depends on the pieces; it is thrown away in any case.
                 whole = b"" if event.flaw is not None else content + event.data
-                event = c.ContentEnd(whole, event.flaw, event.eight_bit, event.lost)
+                event = c.ContentEnd(whole, event.flaw, event.eight_bit, event.lost, event.plain)
                 content = b""
                 connection.answer(fitting(event))
             else:

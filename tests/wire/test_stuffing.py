@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.wire.stuffing import DotStuffer, stuff
+from twisted_mta.wire.stuffing import DotStuffer, Plain, is_plain, stuff
 
 # Short pieces of what matters, so that every boundary is met.
 _PIECES = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"\0", b"\xff", b""]), max_size=30)
@@ -91,3 +91,10 @@ class StuffingTests(SynchronousTestCase):
     def test_what_arrives_is_what_was_sent(self, pieces: list[bytes]) -> None:
         content = b"".join(pieces)
         self.assertEqual(receive(stuff(content)), normal(content))
+
+    @given(_PIECES)
+    def test_plain_is_what_goes_out_as_it_is(self, pieces: list[bytes]) -> None:
+        content = b"".join(pieces)
+        encoder = Plain()
+        sent = b"".join(encoder.encode(piece) for piece in pieces) + encoder.finish()
+        self.assertEqual(is_plain(content), sent == stuff(content))

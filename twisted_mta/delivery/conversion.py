@@ -28,6 +28,8 @@ class Converted:
 
     __slots__ = ("_content", "_converter", "_next", "_plan", "chunks", "size", "target", "whole")
 
+    plain = False
+
     def __init__(self, content: IContent, plan: Plan) -> None:
         self._content = content
         self._plan = plan

@@ -45,6 +45,7 @@ class IContent(Interface):
     size: int = Attribute("""Octets.""")
     whole: bytes | None = Attribute("""All of it, where it is small enough to be in memory; else None.""")
     chunks: int = Attribute("""How many chunks there are to read.""")
+    plain: bool = Attribute("""Whether it may be sent after DATA as it is: see ``Message.plain``.""")
 
     def read(chunk: int) -> Deferred[bytes]:
         """One chunk.  Lines end with CRLF, unless the message is binary; chunks may end anywhere."""

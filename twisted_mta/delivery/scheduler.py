@@ -308,7 +308,7 @@ class Scheduler:
         entry.started = now
         self._under_way.add(entry)
         message = entry.message
-        content = Content(self._store, message.id, message.size, message.chunks, entry.content)
+        content = Content(self._store, message, entry.content)
         job = Job(message, entry.delivery, content)
         agent = self._agents.get(entry.delivery.destination.partition(":")[0])
         attempt: Coroutine[Deferred[Any], Any, Sequence[Result] | Rerouted]

@@ -64,7 +64,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     deferred recipient is given up.  ``kind`` is "dsn" for reports of our own: a report about a report is never sent.
     ``ret`` and ``envid`` are the RET and ENVID of RFC 3461 (the latter in xtext, as given), "" where not given.
     ``utf8``: the header section has UTF-8, and came with SMTPUTF8 (RFC 6531).  ``handling``: None is the usual one.
-    ``requiretls``: see :data:`RequireTls`.
+    ``requiretls``: see :data:`RequireTls`.  ``plain``: its content has been seen to have nothing but CRLF that ends a
+    line, no NUL and no line that begins with a dot, and to end with CRLF, so that it goes out after DATA as it is.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1)
     utf8: bool = False
     handling: Handling | None = None
     requiretls: RequireTls = ""
+    plain: bool = False
 
     @property
     def priority(self) -> int:

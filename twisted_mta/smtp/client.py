@@ -39,7 +39,7 @@ from ..wire.exchange import (
     State,
     Transfer,
 )
-from ..wire.stuffing import DotStuffer, stuff
+from ..wire.stuffing import DotStuffer, Plain, stuff
 from .tls import VerifiedTls, tls_facts
 
 NEVER = float("inf")
@@ -61,6 +61,10 @@ class Content(Protocol):
     @property
     def chunks(self) -> int:
         """How many chunks there are."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it goes out after DATA as it is."""
 
     def read(self, chunk: int) -> Deferred[bytes]:
         """One chunk."""
@@ -321,14 +325,16 @@ class MtaClient(ESMTPClient):
         content = self._content
         assert content is not None
         if content.whole is not None:
-            whole = b"BDAT %d LAST\r\n%b" % (content.size, content.whole) if chunk else stuff(content.whole)
-            self.transport.write(whole)
+            if chunk:
+                self.transport.write(b"BDAT %d LAST\r\n%b" % (content.size, content.whole))
+            else:
+                self.transport.write(content.whole + b".\r\n" if content.plain else stuff(content.whole))
             self._connection.content_sent()
         else:
-            encoder = _OneChunk(content.size) if chunk else DotStuffer()
+            encoder = _OneChunk(content.size) if chunk else Plain() if content.plain else DotStuffer()
             Deferred.fromCoroutine(self._stream(content, encoder)).addErrback(self._unreadable)
 
-    async def _stream(self, content: Content, encoder: DotStuffer | _OneChunk) -> None:
+    async def _stream(self, content: Content, encoder: DotStuffer | Plain | _OneChunk) -> None:
         """Send chunk by chunk; the next is read when the transport has room: at most two are in memory."""
         self._paused = False
         self.transport.registerProducer(self, True)

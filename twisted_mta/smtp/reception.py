@@ -34,6 +34,7 @@ from ..queue.interfaces import (
     NewMessage,
     Routing,
 )
+from ..wire.stuffing import is_plain
 from .individually import unroutable, without
 from .run import run
 from .runs import QueueRuns
@@ -136,6 +137,7 @@ class Inbound:
     """
 
     __slots__ = (
+        "_dotted",
         "_head",
         "_hooks",
         "_incoming",
@@ -165,6 +167,7 @@ class Inbound:
         self._pieces: list[bytes] | None = []
         self._refusal: MailError | None = None
         self._over = False
+        self._dotted = False  # what hooks have made of the header section is not to be sent as it is
         self.refused: dict[str, Reply] = {}
 
     def write(self, data: bytes) -> Deferred[None] | None:
@@ -183,11 +186,12 @@ class Inbound:
             self._refuse(error)
             return None
 
-    async def finish(self, eight_bit: bool) -> Reply:
+    async def finish(self, eight_bit: bool, plain: bool) -> Reply:
         """The content is complete: route, commit and hand over; the reply to give.
 
-        ``eight_bit``: it is not pure ASCII.  Once this is called the message goes its way, whatever becomes of the
-        session.  Raises :class:`~twisted_mta.mail.status.MailError`; then nothing is stored.
+        ``eight_bit``: it is not pure ASCII.  ``plain``: it may be sent on as it is.  Once this is called the message
+        goes its way, whatever becomes of the session.  Raises :class:`~twisted_mta.mail.status.MailError`; then nothing
+        is stored.
         """
         self._reception.ends(+1)
         try:
@@ -199,8 +203,8 @@ class Inbound:
             if self._refusal is not None:
                 raise self._refusal
             if self._transaction.body == "BINARYMIME":
-                return await self._commit("BINARYMIME")
-            return await self._commit("8BITMIME" if eight_bit else "7BIT")
+                return await self._commit("BINARYMIME", False)
+            return await self._commit("8BITMIME" if eight_bit else "7BIT", plain and not self._dotted)
         except BaseException:
             self.abort()
             raise
@@ -236,6 +240,7 @@ class Inbound:
             reply = await hook(self._peer, self._transaction, self._head)
             if reply is not None:
                 raise MailError(reply)
+        self._dotted = not is_plain(self._head.fields)
         waiting = self._store_head()
         if waiting is not None:
             await waiting
@@ -281,7 +286,7 @@ class Inbound:
             return "required"
         return tls_wish(self._head)
 
-    async def _commit(self, body: Body) -> Reply:
+    async def _commit(self, body: Body, plain: bool) -> Reply:
         reception, incoming, peer, transaction = self._reception, self._incoming, self._peer, self._transaction
         account = peer.account
         recipients = _recipients(transaction)
@@ -323,6 +328,7 @@ class Inbound:
             utf8=utf8 and not self._head.fields.isascii(),
             requiretls=requiretls,
             handling=handling,
+            plain=plain,
         )
         accepted = Accepted(
             time=now,

@@ -192,7 +192,7 @@ async def content_end(server: MtaServer, event: c.ContentEnd) -> Reply:
         if waiting is not None:
             await waiting
     try:
-        reply = await inbound.finish(event.eight_bit)
+        reply = await inbound.finish(event.eight_bit, event.plain)
     except MailError as error:
         _answer_each(server, inbound, error.reply)
         raise

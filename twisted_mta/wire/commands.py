@@ -158,9 +158,10 @@ class ChunkEnd(Command, frozen=True, gc=False):
 class ContentEnd(Command, frozen=True, gc=False):
     """The content is complete with ``data``.  ``flaw`` is the refusal that the content itself calls for.
     ``eight_bit``: it is not pure ASCII.  ``lost``: the client went on far beyond every limit, no end was found, and
-    the session is to be ended."""
+    the session is to be ended.  ``plain``: it may be sent on as it is, with no dot to be stuffed."""
 
     data: bytes
     flaw: Reply | None
     eight_bit: bool
     lost: bool = False
+    plain: bool = False

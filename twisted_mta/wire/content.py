@@ -35,10 +35,11 @@ class ContentDecoder:
     ``limit``: octets that the content may have.  ``replace``: store CRLF for a CR or LF that stands alone instead of
     refusing the message.  Once ``flaw`` (the refusal to give at the end) is set, nothing more is given out, but the
     end is still looked for, so that the dialogue stays in step.  ``size`` counts the octets of the content so far,
-    ``eight_bit`` is whether one of them was beyond ASCII.  Holds no more than four octets between calls.
+    ``eight_bit`` is whether one of them was beyond ASCII, ``plain`` whether the content may be sent on as it is, for it
+    has no dot to be stuffed (see :mod:`.stuffing`).  Holds no more than four octets between calls.
     """
 
-    __slots__ = ("_held", "_limit", "_line", "_replace", "_started", "eight_bit", "flaw", "size")
+    __slots__ = ("_held", "_limit", "_line", "_replace", "_started", "eight_bit", "flaw", "plain", "size")
 
     def __init__(self, limit: int, replace: bool = False) -> None:
         self._held = b"\r\n"  # as if a line had ended: then a dot in the first line needs no case of its own
@@ -48,6 +49,7 @@ class ContentDecoder:
         self._replace = replace
         self.flaw: Reply | None = None
         self.eight_bit = False
+        self.plain = True
         self.size = 0
 
     @property
@@ -86,13 +88,16 @@ class ContentDecoder:
         flat = text.replace(b"\r\n", b"")
         bare = b"\r" in flat or b"\n" in flat
         if stuffed:
+            before = len(text)
             text = text.replace(b"\r\n.", b"\r\n")
+            if len(text) != before:  # what it was in front of may be another dot
+                self.plain = False
         if not self._started:
             self._started = True
             text = text[2:]
         if bare and self._replace:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-            bare = False
+            bare = self.plain = False
         self.size += len(text)
         if self.flaw is None:
             if bare:
@@ -147,16 +152,22 @@ class ChunkDecoder(ContentDecoder):
                 text += b"\r\n"
         elif text.endswith(b"\r"):  # perhaps half of a CRLF
             text, self._held = text[:-1], b"\r"
+        if self.plain and ((not self._line and text.startswith(b".")) or b"\r\n." in text):
+            self.plain = False
         return self._decode(text, False) if text else b""
 
 
 class BinaryDecoder(ChunkDecoder):
     """Takes the content of a message with BODY=BINARYMIME: any octets, which stay as they are (RFC 3030 §3).
 
-    Only the size is looked at.  ``eight_bit`` says nothing here.
+    Only the size is looked at.  ``eight_bit`` says nothing here, and ``plain`` nothing good.
     """
 
     __slots__ = ()
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.plain = False
 
     def take(self, data: bytes, last: bool) -> bytes:
         """Take ``data``; what is given out is the same, unless the content is too large."""

@@ -362,7 +362,7 @@ class ServerConnection:
         self._position = 0
         self._buffer = rest or b""
         if rest is not None or decoder.overrun:
-            self.pending = c.ContentEnd(data, decoder.flaw, decoder.eight_bit, rest is None)
+            self.pending = c.ContentEnd(data, decoder.flaw, decoder.eight_bit, rest is None, decoder.plain)
             return self.pending
         return c.Content(data) if data else None
 
@@ -410,7 +410,7 @@ class ServerConnection:
         text = decoder.take(data, chunk.last)
         self._chunk = None
         if chunk.last:
-            self.pending = c.ContentEnd(text, decoder.flaw, decoder.eight_bit)
+            self.pending = c.ContentEnd(text, decoder.flaw, decoder.eight_bit, False, decoder.plain)
         else:
             self.pending = c.ChunkEnd(text, decoder.flaw, chunk.size)
         return self.pending

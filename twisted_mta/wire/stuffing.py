@@ -57,6 +57,25 @@ class DotStuffer:
         return b".\r\n"
 
 
+class Plain:
+    """The same for content that is known to have nothing to be stuffed or mended, and to end with CRLF."""
+
+    __slots__ = ()
+
+    def encode(self, chunk: bytes) -> bytes:
+        """The chunk."""
+        return chunk
+
+    def finish(self) -> bytes:
+        """What ends the message."""
+        return b".\r\n"
+
+
+def is_plain(content: bytes) -> bool:
+    """Whether whole lines of content go onto the wire as they are."""
+    return not content or stuff(content) == content + b".\r\n"
+
+
 def stuff(content: bytes) -> bytes:
     """A whole message as it goes onto the wire, with the dot that ends it."""
     stuffer = DotStuffer()
