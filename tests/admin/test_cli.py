@@ -46,11 +46,32 @@ class Options(CliCase):
             done = runner.invoke(cli, args, env=env)
             self.assertEqual((done.exit_code, "acme" in done.stdout), (0, True), done.output)
 
+    def test_the_state_of_the_defaults_is_not_made_in_silence(self) -> None:
+        """Who has forgotten --config hears where the customer went."""
+        folder = self.base / "here"
+        folder.mkdir()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+        first = CliRunner().invoke(cli, ["customer", "add", "acme"], env={"MTA_CONFIG": None})
+        self.assertEqual(first.exit_code, 0, first.output)
+        self.assertIn(
+            "making a directory of customers and users in var (state_dir, from the defaults; name", first.stderr
+        )
+        second = CliRunner().invoke(cli, ["customer", "add", "bolt"], env={"MTA_CONFIG": None})
+        self.assertEqual((second.exit_code, second.stderr), (0, ""))
+        self.assertEqual(self.run_mta("customer", "add", "acme").stderr, "")
+
     def test_a_broken_configuration(self) -> None:
         self.config.write_text('hostnam = "x"\n')
         said = self.error("queue", "list", code=78)
         self.assertIn(f"{self.config}:1: hostnam", said)
         self.assertIn('did you mean "hostname"', said)
+
+    def test_help_names_commands_with_whole_sentences(self) -> None:
+        for group in ([], ["queue"], ["customer"], ["user"]):
+            commands = self.run_mta(*group, "--help").stdout.partition("Commands:")[2]
+            self.assertRegex(commands, r"\w")
+            self.assertNotIn("...", commands)
 
     def test_near_misses(self) -> None:
         self.error("custmer", "list", code=2)

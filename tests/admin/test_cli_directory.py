@@ -209,4 +209,6 @@ class Usage(CliCase):
 
     def test_nobody(self) -> None:
         self.populate()
+        self.run_mta("customer", "set", "acme", "--message-bytes", "10GiB")
+        self.assertIn("  Largest message 50.0 MiB; ", self.out("usage", "acme")[-1])  # smtp.message_bytes holds for all
         self.assertEqual(self.error("usage", "nobody", code=3), "mta: there is no customer nobody\n")

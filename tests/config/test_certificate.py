@@ -54,7 +54,7 @@ class Pairs(SynchronousTestCase):
 
     def test_a_folder(self) -> None:
         tls = Tls(certificate=self.tls.certificate, key=str(self.folder))
-        self.told(self.one(tls), "error", "tls.key", str(self.folder), "Is a directory", "make it readable for")
+        self.told(self.one(tls), "error", "tls.key", str(self.folder), "is a folder", "name a PEM file")
 
     def test_another_key(self) -> None:
         other = self.made(self.folder / "other")

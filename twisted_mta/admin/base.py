@@ -10,6 +10,9 @@ import click
 
 from .context import EXIT_CODES, Context
 
+_SENTENCE = 500
+"""Letters, more than any first sentence of a help has."""
+
 pass_context: Callable[[Any], Any] = click.make_pass_decorator(Context)
 
 
@@ -76,6 +79,13 @@ class Group(click.Group):
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with the whole first sentence of its help, where click would cut it at 45 letters."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, it.get_short_help_str(_SENTENCE)) for name, it in found if it is not None and not it.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """What comes after the commands: the exit codes."""

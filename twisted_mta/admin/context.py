@@ -236,10 +236,12 @@ class Context:
             there = (path / "data.mdb").exists()
         except PermissionError:
             raise self._denied(path) from None
-        if there or make:
-            return path
         what = "queue" if name == "queue" else "directory of customers and users"
         source = self.config or "the defaults; name the configuration with --config or MTA_CONFIG"
+        if make and not there and not self.config:
+            click.echo(f"mta: making a {what} in {self.state_dir} (state_dir, from {source})", err=True)
+        if there or make:
+            return path
         raise NotFound(f"there is no {what} in {self.state_dir} yet (state_dir, from {source})")
 
     def guard(self, use: Callable[[], T]) -> T:

@@ -105,8 +105,12 @@ def _validity(own: x509.Certificate, tls: Tls | Sni, key: str) -> Iterator[Probl
 
 
 def _read(key: str, file: str) -> bytes:
+    if not file:
+        raise Unusable(key, file, "is empty", "name a PEM file")
     try:
         return Path(file).read_bytes()
+    except IsADirectoryError:
+        raise Unusable(key, file, "is a folder", "name a PEM file") from None
     except OSError as error:
         me = pwd.getpwuid(os.geteuid()).pw_name if _known(os.geteuid()) else f"uid {os.geteuid()}"
         mend = "name a file that exists" if isinstance(error, FileNotFoundError) else f"make it readable for {me}"

@@ -246,9 +246,7 @@ def parse_address_port(text: str, default: int = 8025, lowest: int = 0) -> HostP
 
 def parse_server(text: str) -> str:
     """An "address" or "address:port" of a name server, canonical; without a port it is 53."""
-    if is_ip_address(text):
-        return parse_address(text)
-    return str(parse_address_port(text, 53, 1))
+    return parse_address(text) if ":" not in text or is_ip_address(text) else str(parse_address_port(text, 53, 1))
 
 
 def parse_endpoint(text: str) -> str:

@@ -57,7 +57,7 @@ def add_domain(change: Change, name: str, customer: str, now: float) -> Domain:
     name = domain_name(name)
     owner = change.get(Customer, customer.lower().encode())
     if owner is None:
-        raise ValueError(f"There is no customer {customer!r} to own {name}: add the customer first")
+        raise ValueError(f"there is no customer {customer!r} to own {name}: add the customer first")
     return _add(change, Domain(name=name, customer=owner.name, created=now))
 
 
@@ -110,7 +110,7 @@ def _certify(change: Change, user: User, certificates: tuple[str, ...]) -> None:
     for fingerprint in certificates:
         taken = change.get(Certificate, fingerprint.encode())
         if taken is not None and taken.user != user.address:
-            raise ValueError(f"The certificate {fingerprint} is {taken.user}'s: take it from there first")
+            raise ValueError(f"the certificate {fingerprint} is {taken.user}'s: take it from there first")
         _replace(change, Certificate(name=fingerprint, user=user.address))
     for fingerprint in set(user.certificates) - set(certificates):
         change.delete(fingerprint.encode(), Certificate(name=fingerprint, user=user.address))
@@ -138,7 +138,7 @@ def add_alias(change: Change, locality: Locality, address: str, targets: tuple[s
     alias = Alias(address=address, targets=alias_targets(address, targets), customer=customer, created=now)
     if by := circle(change, locality, alias):
         named = ", ".join(by[:3]) + (", …" if len(by) > 3 else "")
-        raise ValueError(f"Mail for {address} would come back to it by {named} and reach nobody: name another target")
+        raise ValueError(f"mail for {address} would come back to it by {named} and reach nobody: name another target")
     return _add(change, alias)
 
 
@@ -209,7 +209,7 @@ def _flag(name: str, value: object) -> bool:
 
 def _nothing_left(kind: str, changes: dict[str, Any]) -> None:
     if changes:
-        raise ValueError(f"A {kind} has no {', '.join(sorted(changes))} to change")
+        raise ValueError(f"a {kind} has no {', '.join(sorted(changes))} to change")
 
 
 def _belongings(view: View, record: Record) -> str:

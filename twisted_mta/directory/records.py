@@ -122,7 +122,7 @@ def user_address(address: str) -> str:
     except AddressError as error:
         raise ValueError(f"{address!r} is not an address: {error.reply.text}") from None
     if not address:
-        raise ValueError("An address is needed, such as anna@example.org")
+        raise ValueError("an address is needed, such as anna@example.org")
     if address.endswith("]"):
         raise ValueError(f"{address!r} has an address literal in place of a domain")
     return address
@@ -134,7 +134,7 @@ def alias_address(address: str) -> str:
 
 
 def alias_targets(address: str, targets: Iterable[str]) -> tuple[str, ...]:
-    """The targets of an alias, canonical, each once, in the order given.  Raises ValueError."""
+    """the targets of an alias, canonical, each once, in the order given.  Raises ValueError."""
     found: dict[str, str] = {}
     for target in targets:
         try:
@@ -145,7 +145,7 @@ def alias_targets(address: str, targets: Iterable[str]) -> tuple[str, ...]:
             raise ValueError(f"{address} can't have {target!r} as its target")
         found.setdefault(lookup_key(whole), whole)
     if not found:
-        raise ValueError(f"The alias {address} needs at least one target")
+        raise ValueError(f"the alias {address} needs at least one target")
     return tuple(found.values())
 
 

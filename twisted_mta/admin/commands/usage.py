@@ -39,7 +39,9 @@ def usage(context: Context, name: str) -> None:
         own = limit_name in customer.limits
         values[limit_name] = {"used": number, "limit": limit, "own": own}
         rows.append(_row(title, number, limit, own, sized=limit_name.endswith("bytes")))
-    fixed = {"message_bytes": limits.message_bytes, "connections": limits.connections}
+    most = context.settings.smtp.message_bytes  # holds whatever a customer's own limit is
+    largest = min(most, limits.message_bytes) if limits.message_bytes is not None else most
+    fixed = {"message_bytes": largest, "connections": limits.connections}
 
     def lines() -> list[str]:
         state = f"  {paint('suspended', 'yellow')}" if customer.suspended else ""
@@ -51,12 +53,11 @@ def usage(context: Context, name: str) -> None:
             Column(align="right"),
             Column(),
         ]
-        largest = "any size" if limits.message_bytes is None else size(limits.message_bytes)
         return [
             paint(f"Customer {customer.name}", "bold") + state,
             *table(heads, rows, context.width, indent="  "),
             "",
-            f"  Largest message {largest}; sessions at once {count(limits.connections)}.",
+            f"  Largest message {size(largest)}; sessions at once {count(limits.connections)}.",
         ]
 
     context.say({"customer": customer.name, "suspended": customer.suspended, "usage": values, "limits": fixed}, lines)

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 
 from ..addresses import too_wide
 from ..problems import Problem, error, warning
-from ..settings import KIB, MINUTE, Settings
+from ..settings import KIB, MINUTE, Duration, Settings
 from ..toml import write_path
 from ..units import format_duration, format_size
+
+PATIENCE = Duration(5 * MINUTE)
+"""Seconds that a client waits for the greeting and for most replies (RFC 5321 §4.5.3.2.1 to §4.5.3.2.3)."""
 
 
 def check(settings: Settings) -> Iterator[Problem]:
     """All problems of the queue, of a session's limits, and of quotas."""
     yield from _queue(settings)
     yield from _smtp(settings)
+    yield from _patience(settings)
     yield from _quota(settings)
 
 
@@ -66,6 +70,26 @@ def _smtp(settings: Settings) -> Iterator[Problem]:
         yield warning("smtp.timeout", format_duration(smtp.timeout), wrong, 'write "5m"')
     if settings.dns.timeout <= 0:
         yield error("dns.timeout", format_duration(settings.dns.timeout), "answers nothing", 'write "5s"')
+
+
+def _patience(settings: Settings) -> Iterator[Problem]:
+    """Waits that end a session before it has begun, or last longer than clients do."""
+    if settings.smtp.overload_timeout <= 0:
+        shown = format_duration(settings.smtp.overload_timeout)
+        yield error("smtp.overload_timeout", shown, "would end strangers' sessions at once", 'write "10s"')
+    for key, wait, usual in (
+        ("defence.greeting_delay", settings.defence.greeting_delay, "2s"),
+        ("defence.tarpit", settings.defence.tarpit, "15s"),
+    ):
+        if wait >= PATIENCE:
+            wrong = f"is longer than clients wait, {format_duration(PATIENCE)} (RFC 5321 §4.5.3.2)"
+            yield error(key, format_duration(wait), wrong, f'write "{usual}"')
+    greylist = settings.greylist
+    if greylist.enabled and greylist.delay >= greylist.retry_within:
+        wrong = (
+            f"is not less than greylist.retry_within = {format_duration(greylist.retry_within)}: nobody ever gets in"
+        )
+        yield error("greylist.delay", format_duration(greylist.delay), wrong, 'write "5m"')
 
 
 def _quota(settings: Settings) -> Iterator[Problem]:
