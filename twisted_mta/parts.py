@@ -294,6 +294,8 @@ def assemble(
         )
         for name, listener in settings.listen.items()
     }
+    for factory in factories.values():
+        factory.gate.pressed = scheduler.pressed
     reconfigurable: list[Callable[[Settings], object]] = [
         router.reconfigure,
         reporter.reconfigure,

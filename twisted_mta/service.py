@@ -266,6 +266,8 @@ class MtaService(MultiService):
     def _show(self, **changes: Any) -> None:
         """Keep the status file up to date."""
         if self._status is not None and self._status_file is not None and self._server is not None and not self._left:
+            report = self._server.report()
+            changes |= {"refused": report.refused, "refused_last": report.refused_last}
             status = msgspec.structs.replace(self._status, workers=self._server.workers(), **changes)
             if status != self._status:
                 self._status = status

@@ -79,5 +79,6 @@ SAMPLES: list[ev.AnyEvent] = [
     ev.Rejected(time=NOON, stage="rcpt", reply="550 5.1.1 No", helo="h", sender="a@b", recipient="c@d", user="e@f",
                 customer="g", limit="recipients_per_day", **SESSION),
     ev.TlsFailed(time=NOON, reason="no shared cipher", **SESSION),
+    ev.Overloaded(time=NOON, listener="mx", refused=812, waited=0.6, clients={"192.0.2.1": 800, "2001:db8::1": 12}),
     ev.Delayed(time=NOON, id=ID, recipients=("bob@remote.example",), report=REPORT),
 ]  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tests.admin.case import SLOW, CliCase
 from twisted_mta.admin.context import result
-from twisted_mta.admin.statusfile import ListenerStatus, write_status
+from twisted_mta.admin.statusfile import ListenerStatus, read_status, write_status
 from twisted_mta.config import load
 from twisted_mta.mail import events as ev
 from twisted_mta.mail.envelope import Message, Recipient
@@ -233,6 +235,20 @@ class Status(CliCase):
         self.assertEqual(value["destinations"][0], {
             "destination": "smtp:slow.example", "deliveries": 1, "recipients": 2, "held": 0, "oldest": slow.arrived,
             "next_attempt": self.clock.now + 700, "reason": SLOW})  # fmt: skip
+
+    def test_overload(self) -> None:
+        self.populate()
+        self.shut(self.store())
+        settings = load(str(self.config))
+        file = write_status(settings, [], clock=lambda: self.clock.now - 90000)
+        self.addCleanup(file.close)
+        self.assertNotIn("Overload", self.out("status"))
+        running = read_status(settings)
+        assert running is not None
+        file.update(msgspec.structs.replace(running, refused=1234, refused_last=self.clock.now - 65))
+        lines = self.out("status")
+        self.assertEqual(lines[lines.index("Overload") + 1], "  1,234 connections refused, the last 1m05s ago")
+        self.assertEqual(self.json("status")["service"]["refused"], 1234)
 
     def test_nothing_there(self) -> None:
         self.error("status", code=3)

@@ -98,6 +98,14 @@ Nov 23 12:00:05 mx1 mta/submission/smtpd[123]: disconnect from unknown[192.0.2.7
             "Nov 23 12:00:00 mx1 mta/smtpd[9]: SSL_accept error from unknown[2001:db8::1]: no shared cipher\n",
         )
 
+    def test_overload(self) -> None:
+        event = ev.Overloaded(time=NOON, listener="mx", refused=812, waited=0.6, clients={"192.0.2.1": 800, "::1": 12})
+        self.assertEqual(
+            text(event),
+            "Nov 23 12:00:00 mx1 mta/smtpd[123]: warning: overload: refused=812 waited=0.6"
+            " clients=[192.0.2.1] 800, [::1] 12\n",
+        )
+
     def test_bounce_without_a_report_says_why(self) -> None:
         lines = text(bounced(time=NOON, report="", fate="double bounce, dropped")).splitlines()
         self.assertEqual(

@@ -48,6 +48,11 @@ class Counting(SynchronousTestCase):
         self.assertEqual(self.value("mta_accepted_bytes_total", listener="submission"), 3 * 4096)
         self.assertEqual(self.value("mta_accept_seconds_count", listener="submission"), 3)
 
+    def test_overload(self) -> None:
+        for count in (800, 12):
+            self.metrics(ev.Overloaded(time=NOON, listener="mx", refused=count, waited=0.6))
+        self.assertEqual(self.value("mta_overload_refusals_total", listener="mx"), 812)
+
     def test_sessions_open(self) -> None:
         for n in range(3):
             self.metrics(ev.Connected(time=NOON, port=n, role="submission", **SESSION))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.delivery.pace import BURST, PAUSE, RATE, Pace
+from twisted_mta.delivery.pace import BURST, PAUSE, PRESSED, RATE, SHARE, Pace
 
 
 class PaceTests(SynchronousTestCase):
@@ -46,3 +46,44 @@ class PaceTests(SynchronousTestCase):
     def test_a_clock_that_steps_back(self) -> None:
         self.flood(10, 0.01)
         self.assertEqual(self.pace.allowance(200, 1000, 50.0), 200)
+
+
+class PressedTests(SynchronousTestCase):
+    """Clients are turned away."""
+
+    def setUp(self) -> None:
+        self.pace = Pace()
+
+    def flood(self, turns: int, length: float, messages: int, ready: int = 200) -> int:
+        """How many attempts begin, of ``ready`` that could in each turn."""
+        begun, now = 0, 100.0
+        self.pace.allowance(200, 0, now)
+        for _ in range(turns):
+            now += length
+            for _ in range(messages):
+                self.pace.arrived(now)
+            self.pace.pressed(now)
+            for _ in range(min(ready, self.pace.allowance(200, 1000, now))):
+                self.pace.began()
+                begun += 1
+        return begun
+
+    def test_a_share_of_what_comes(self) -> None:
+        self.assertApproximates(self.flood(1000, 0.005, 10), 10_000 * SHARE, 20)
+
+    def test_however_long_the_turns_are(self) -> None:
+        self.assertApproximates(self.flood(100, 0.5, 100), 10_000 * SHARE, 100)
+
+    def test_what_could_not_begin_is_made_up_for_within_bounds(self) -> None:
+        self.flood(100, 0.005, 10, ready=0)
+        self.assertEqual(self.pace.allowance(200, 1000, 100.5), 200)
+
+    def test_one_at_least(self) -> None:
+        self.assertEqual(self.flood(10, 0.005, 1), 10)
+
+    def test_it_is_over_soon(self) -> None:
+        self.flood(100, 0.01, 10)
+        now = 101.0 + 2 * PRESSED
+        self.pace.allowance(200, 1000, now - 0.01)
+        self.pace.arrived(now)
+        self.assertEqual(self.pace.allowance(200, 1000, now), int(0.01 * RATE))

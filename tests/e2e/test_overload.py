@@ -1,4 +1,6 @@
-"""Three times as much is offered as there is room for: what is taken is taken as fast as ever, the rest hears 421 soon.
+"""Overload: more sessions than there is room for, and more connections than there is time for.
+
+Three times as much is offered as there is room for: what is taken is taken as fast as ever, the rest hears 421 soon.
 
 The sessions that there is room for are the service's measure, not the machine's, so that the test knows what "three
 times" is: a third of the clients fit.  Rates are compared with those of the same service without the other two thirds.
@@ -7,16 +9,24 @@ times" is: a third of the clients fit.  Rates are compared with those of the sam
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import socket
 import statistics
+import subprocess
 import threading
 import time
+from typing import Any
 
 import attrs
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.peers import wait_for
+from tests.peers.clients import swaks
 from tests.peers.mta import Mta
 from tests.peers.postfix import SmtpSink
+from tests.peers.process import LOOPBACK
 from tests.peers.rawsmtp import RawSmtp
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -131,3 +141,111 @@ class OverloadTests(SynchronousTestCase):
         self.assertGreater(sent[1], rates[1] / 4, "deliveries are starved")
         self.assertEqual(len(mta.events("accept")), usual.accepted + over.accepted)
         mta.stop_cleanly()
+
+
+FRIEND = "127.0.0.2"
+WAIT = 1.0
+"""``smtp.accept_wait``, of which customers have three."""
+
+
+class StoppedTests(SynchronousTestCase):
+    """The process stands still while clients connect, and goes on: for some it is too late, and for others not."""
+
+    def setUp(self) -> None:
+        self.sink = SmtpSink(capture=False)
+        self.sink.start()
+        self.addCleanup(self.sink.close)
+
+    def start(self, **settings: Any) -> Mta:
+        mta = Mta(
+            {
+                "smtp": {"accept_wait": f"{WAIT:.0f}s", "connections_per_address": 1000},
+                "defence": {"exempt": [], "greeting_delay": "0s", "connections_per_minute": 10_000},
+                "relay": {"networks": [f"{FRIEND}/32"], "smarthost": f"{LOOPBACK}:{self.sink.port}"},
+                **settings,
+            }
+        )
+        self.addCleanup(mta.close)
+        mta.start()
+        self.pids = [mta.pid, *(one["pid"] for one in mta.json("status")["service"]["workers"])]
+        self.addCleanup(self.signal, signal.SIGCONT)  # lest it can't be stopped
+        return mta
+
+    def signal(self, number: int) -> None:
+        """To it, and to its workers."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def connect(self, port: int, count: int, source: str = LOOPBACK) -> list[socket.socket]:
+        made = []
+        for _ in range(count):
+            made.append(socket.create_connection((LOOPBACK, port), 10, (source, 0)))
+            self.addCleanup(made[-1].close)
+        return made
+
+    def heard(self, ones: list[socket.socket]) -> list[bytes]:
+        """What each hears first: the code."""
+        return [one.recv(1000)[:9] for one in ones]
+
+    def check(self, mta: Mta) -> None:
+        with RawSmtp(mta.mx) as before:
+            before.ehlo()
+            self.signal(signal.SIGSTOP)
+            program = subprocess.Popen(
+                ["swaks", "--server", LOOPBACK, "--port", str(mta.mx), "--quit-after", "EHLO", "--timeout", "20"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self.addCleanup(program.kill)
+            old, friends, tls = (
+                self.connect(mta.mx, 500),
+                self.connect(mta.mx, 5, FRIEND),
+                self.connect(mta.submissions, 1),
+            )
+            time.sleep(1.7 * WAIT)
+            new = self.connect(mta.mx, 5)
+            self.signal(signal.SIGCONT)
+            began = time.monotonic()
+            self.assertEqual(set(self.heard(old)), {b"421 4.3.2"})
+            self.assertLess(time.monotonic() - began, WAIT, "a refusal is immediate")
+            self.assertEqual({one[:4] for one in self.heard(new)}, {b"220 "}, "the newest are in time")
+            self.assertEqual({one[:4] for one in self.heard(friends)}, {b"220 "}, "customers may wait longer")
+            self.assertEqual([one.recv(100) for one in old[:3]], [b""] * 3, "a refusal closes")
+            said, _ = program.communicate(timeout=30)
+            self.assertIn("421 4.3.2", said)
+            self.assertNotIn("EHLO", said)
+            self.assertEqual(before.cmd("NOOP").code, 250, "nobody who was in is put out")
+        tls[0].settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            self.assertNotEqual(tls[0].recv(10)[:1], b"4", "users wait longer, and nothing is said in clear there")
+        told = swaks(mta.mx, "--from", "a@source.test", "--to", "ann@demo.example")
+        self.assertEqual(told.returncode, 0, told.stdout)
+        events = wait_for("the event", lambda: mta.events("overload"), 10)
+        self.assertEqual({event["listener"] for event in events}, {"mx"})
+        wait_for("all", lambda: sum(event["refused"] for event in mta.events("overload")) == 501, 10)
+        self.assertGreater(max(event["waited"] for event in events), WAIT)
+        self.assertEqual(set(events[0]["clients"]), {LOOPBACK})
+        self.assertEqual(mta.metrics()['mta_overload_refusals_total{listener="mx"}'], 501)
+        wait_for("the status", lambda: mta.json("status")["service"]["refused"] == 501, 10)
+        self.assertIn("501 connections refused", mta.cli("status"))
+
+    def test_who_has_waited_too_long(self) -> None:
+        mta = self.start()
+        self.check(mta)
+        mta.stop_cleanly()
+
+    def test_with_workers(self) -> None:
+        mta = self.start(workers=2)
+        self.check(mta)
+        mta.stop_cleanly()
+
+    def test_for_ever(self) -> None:
+        """Everybody is served, however late."""
+        mta = self.start(smtp={"accept_wait": "0s", "connections_per_address": 1000})
+        self.signal(signal.SIGSTOP)
+        old = self.connect(mta.mx, 50)
+        time.sleep(3.5 * WAIT)
+        self.signal(signal.SIGCONT)
+        self.assertEqual({one[:4] for one in self.heard(old)}, {b"220 "})
+        self.assertEqual(mta.events("overload"), [])

@@ -27,6 +27,7 @@ from ..mail.events import (
     Done,
     Operator,
     Outcome,
+    Overloaded,
     Rejected,
     Reported,
     Service,
@@ -83,6 +84,7 @@ class TextFormat:
             AuthFailed: self._auth_failed,
             Rejected: self._rejected,
             TlsFailed: self._tls_failed,
+            Overloaded: self._overloaded,
             Accepted: self._accepted,
             Delivered: self._delivered,
             Deferred: self._deferred,
@@ -167,6 +169,13 @@ class TextFormat:
         return (
             f"{self._stamp}{self._receiver(e.listener)}SSL_accept error from unknown[{printable(e.client)}]:"
             f" {_replied(e.reason)}\n"
+        )
+
+    def _overloaded(self, e: Overloaded) -> str:
+        busiest = ", ".join(f"[{printable(client)}] {count}" for client, count in e.clients.items())
+        return (
+            f"{self._stamp}{self._receiver(e.listener)}warning: overload: refused={e.refused}"
+            f" waited={seconds(e.waited)} clients={busiest}\n"
         )
 
     def _accepted(self, e: Accepted) -> str:

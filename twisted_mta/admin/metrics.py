@@ -111,6 +111,7 @@ class Metrics(Collector):
             ev.AuthFailed: lambda e: self.auth.add((e.listener, "unavailable" if e.temporary else "failed")),
             ev.Rejected: self._rejected,
             ev.TlsFailed: lambda e: self.tls_failures.add((e.listener,)),
+            ev.Overloaded: lambda e: self.overload_refusals.add((e.listener,), e.refused),
             ev.Accepted: self._accepted,
             ev.Delivered: self._delivered,
             ev.Deferred: self._deferred,
@@ -134,6 +135,11 @@ class Metrics(Collector):
         )
         self.tls_failures = self._counter(
             "mta_tls_handshake_failures_total", "TLS handshakes with clients that broke.", by
+        )
+        self.overload_refusals = self._counter(
+            "mta_overload_refusals_total",
+            "Connections refused with 421, without a session, because they had waited too long to be accepted.",
+            by,
         )
         self.auth = self._counter(
             "mta_authentications_total", "Authentications, by result: ok, failed, unavailable.", (*by, "result")

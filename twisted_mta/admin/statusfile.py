@@ -69,6 +69,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     admin: str = ""
     workers: tuple[WorkerStatus, ...] = ()
     upgrade: str = ""
+    refused: int = 0
+    """Connections refused for overload since the start, by the processes that serve now."""
+    refused_last: float = 0.0
+    """When that was last, seconds since the epoch; 0: never."""
 
 
 class AlreadyRunning(Exception):

@@ -5,6 +5,8 @@ second; so while mail arrives, attempts begin one in a turn of the reactor.  Tur
 for both, and then that holds nothing up.  A busy reactor's turns are long, and deliveries keep a share of it that does
 not depend on how much comes in.  All this holds while the burst is small enough to wait in memory: a flood that goes
 on has to share evenly, for a queue that only grows helps nobody (Postfix has ``in_flow_delay`` for it).
+While clients are turned away because there is no time for them, it is no burst either: what has been taken in goes out
+about as fast as more comes in, and fewer are let in.
 """
 
 from __future__ import annotations
@@ -18,23 +20,43 @@ BURST = 10_000
 PAUSE = 0.05
 """Seconds without new mail after which a burst is over."""
 
+PRESSED = 1.0
+"""Seconds for which clients that are turned away count."""
+
+SHARE = 0.6
+"""Attempts that begin for each message that comes in meanwhile."""
+
 
 class Pace:
     """Says how many attempts may begin now.  Times are seconds, of any clock that goes on."""
 
-    __slots__ = ("_arrived", "_asked")
+    __slots__ = ("_arrived", "_asked", "_due", "_pressed")
 
     def __init__(self) -> None:
         self._arrived = -PAUSE
         self._asked = 0.0
+        self._pressed = -PRESSED
+        self._due = 0.0  # attempts that the share allows, and have not begun
 
     def arrived(self, now: float) -> None:
         """New mail has come in."""
         self._arrived = now
+        self._due += SHARE
+
+    def pressed(self, now: float) -> None:
+        """A client was turned away, for want of time."""
+        self._pressed = now
+
+    def began(self) -> None:
+        """An attempt has begun."""
+        self._due -= 1.0
 
     def allowance(self, most: int, waiting: int, now: float) -> int:
         """How many attempts, from 1 to ``most``, may begin in this turn while ``waiting`` new deliveries wait."""
         turn, self._asked = now - self._asked, now
+        due = self._due = min(max(self._due, 0.0), float(most))
         if waiting > BURST or not 0 <= now - self._arrived < PAUSE or turn <= 0:
             return most
+        if 0 <= now - self._pressed < PRESSED:
+            return max(1, int(due))
         return max(1, min(most, int(turn * RATE)))

@@ -183,6 +183,10 @@ class Scheduler:
         self._pace.arrived(self._clock.seconds())
         self.shares.announce(new)
 
+    def pressed(self) -> None:
+        """Clients are turned away for want of time: what is in the queue gets a fair share of it."""
+        self._pace.pressed(self._clock.seconds())
+
     def run(self, lanes: Iterable[Lane]) -> None:
         """See :class:`IScheduler`."""
         self.shares.run(lanes)
@@ -307,6 +311,7 @@ class Scheduler:
         destination.turns.active += 1
         entry.started = now
         self._under_way.add(entry)
+        self._pace.began()
         message = entry.message
         content = Content(self._store, message, entry.content)
         job = Job(message, entry.delivery, content)

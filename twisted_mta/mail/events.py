@@ -94,6 +94,17 @@ class TlsFailed(Event, frozen=True, tag="tls-failed"):
     reason: str
 
 
+class Overloaded(Event, frozen=True, tag="overload"):
+    """So many connections were ``refused`` with 421 before their sessions began, within a second or so, because they
+    had waited too long to be accepted; the longest for ``waited`` seconds.  ``clients``: the busiest of them, with how
+    many were theirs."""
+
+    listener: str
+    refused: int
+    waited: float
+    clients: dict[str, int] = {}
+
+
 class Accepted(Event, frozen=True, tag="accept"):
     """A message is committed and synced: the 250 may go out.  ``seconds`` is MAIL to commit.  ``requiretls`` is
     "required" or "optional" where the sender said so (RFC 8689).  ``release`` and the rest are what was asked of the
@@ -230,6 +241,7 @@ AnyEvent = (
     | AuthFailed
     | Rejected
     | TlsFailed
+    | Overloaded
     | Accepted
     | Routed
     | Delivered

@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import ServerFactory
 
 from . import unix_sockets
-from .quick import QuickServer
+from .accepting import ADMITTED, Acceptor, IGate
 from .unix_sockets import BACKLOG, BindError
 
-TURN = 32
-"""Connections of one socket that a turn of the reactor takes.  Those that are refused are closed in the next turn, so
-this bounds how many file descriptors they have before that."""
+LOCAL = 32
+"""Connections of a Unix socket that a turn of the reactor takes.  Those that are refused are closed in the next turn,
+so this bounds how many file descriptors they have before that."""
 
 
 def bind(address: str, port: int, backlog: int = BACKLOG) -> socket.socket:
@@ -76,21 +76,24 @@ def adopt(
     factory: ServerFactory[Any],
     *,
     fair: bool = False,
+    gate: IGate | None = None,
 ) -> IListeningPort:
     """Serves ``factory`` on a socket of :func:`bind`; the port owns it from now on, and ``sock`` is closed.
 
     ``fair``: other processes accept from it too, so only one connection is taken in a turn of the reactor.  The kernel
     wakes all of them; Twisted would have the first take up to a hundred at once, and leave the others nothing.
+
+    ``gate`` is asked about those who have waited to be accepted; the time is not known of a Unix socket's.
     """
     try:
         if sock.family == socket.AF_UNIX:
             port = unix_sockets.adopt(reactor, sock, factory)
+            _take_at_most(1 if fair else LOCAL, port)
         else:
             port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
-            cast(Any, port).transport = QuickServer
+            cast(Any, port).doRead = Acceptor(port, gate, 1 if fair else ADMITTED)
     finally:
         sock.close()
-    _take_at_most(1 if fair else TURN, port)
     return port
 
 

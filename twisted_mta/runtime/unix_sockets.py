@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from ..config.settings import Settings
 from . import privileges
 
-BACKLOG = 1024
+BACKLOG = 4096
 """Connections that wait to be accepted; the kernel may hold fewer (net.core.somaxconn)."""
 
 

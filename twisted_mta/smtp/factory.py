@@ -21,6 +21,7 @@ from ..policy.interfaces import UNIX, IAuthThrottle
 from ..policy.network import Networks, parse_ip
 from ..policy.pipeline import Pipeline
 from ..policy.waiting import Waits
+from .gate import Gate
 from .proxied import ProxyFactory
 from .reception import Reception
 from .server import MtaServer
@@ -82,6 +83,8 @@ class MtaServerFactory(SMTPFactory):
         self.tokens = tokens
         self.pauses = Waits(clock)
         self.new_session_id: Callable[[], str] = IdMaker(int.from_bytes(os.urandom(4), "big"), clock.seconds)
+        self.settings = settings
+        self.gate = Gate(self)
         self.configure(settings, pipeline)
 
     def configure(self, settings: Settings, pipeline: Pipeline) -> None:
@@ -89,6 +92,7 @@ class MtaServerFactory(SMTPFactory):
         self.settings = settings
         self.pipeline = pipeline
         self.sessions.configure(settings.smtp)
+        self.gate.configure()
         self.friends = Networks((*settings.relay.networks, *settings.defence.exempt))
         self._told = Networks(settings.smtp.verify_networks)
         self._tells = bool(settings.smtp.verify_networks)

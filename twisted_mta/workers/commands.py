@@ -64,6 +64,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     under_way: int = 0
     messages: int = 0
     trouble: str = ""
+    refused: int = 0
+    """Connections refused for overload since the start."""
+    refused_last: float = 0.0
+    """When that was last, seconds since the epoch; 0: never."""
 
 
 class Family(msgspec.Struct, frozen=True):

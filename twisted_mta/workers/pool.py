@@ -299,6 +299,8 @@ class Pool:
             sessions=sum(one.sessions for one in reports),
             under_way=sum(one.under_way for one in reports),
             messages=max((one.messages for one in reports), default=0),
+            refused=sum(one.refused for one in reports),
+            refused_last=max((one.refused_last for one in reports), default=0.0),
         )
 
     def problem(self) -> str:

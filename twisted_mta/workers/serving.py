@@ -73,7 +73,8 @@ class Serving:
         quicken(self._reactor)
         for name, one in bound:
             factory: Any = parts.factories[name].listening()
-            self._ports.append(sockets.adopt(self._reactor, one.dup(), factory, fair=self._fair))
+            gate = parts.factories[name].gate
+            self._ports.append(sockets.adopt(self._reactor, one.dup(), factory, fair=self._fair, gate=gate))
         self._upkeep.start()
         self._lag.startService()
 
@@ -137,7 +138,10 @@ class Serving:
         except Exception:
             self._log.failure("The service's health could not be told")
             messages, trouble = 0, "the store does not answer"
+        gates = [factory.gate for factory in parts.factories.values()]
         return Report(
+            refused=sum(gate.refused for gate in gates),
+            refused_last=max((gate.last for gate in gates), default=0.0),
             sessions=len(parts.sessions),
             under_way=parts.scheduler.under_way,
             messages=messages,

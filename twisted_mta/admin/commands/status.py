@@ -129,6 +129,9 @@ def _service(context: Context, running: Status | None, now: float) -> list[str]:
         rows.append(["admin", running.admin, "HTTP", ""])
     if running.workers:
         lines += [paint("Workers", "bold"), *_workers(running, now), ""]
+    if running.refused:
+        words = f"{many(running.refused, 'connection')} refused, the last {age(now - running.refused_last)} ago"
+        lines += [paint("Overload", "bold"), f"  {words}", ""]
     lines += [paint("Listening", "bold"), *table([Column(), Column(), Column(), Column()], rows, indent="  ")]
     return lines
 

@@ -36,6 +36,11 @@ class Smtp:
     overload_timeout: Duration = Duration(10.0)
     """The same for strangers while more than four fifths of ``connections`` are open; users and ``relay.networks`` keep
     the other."""
+    accept_wait: Duration = Duration(1.0)
+    """How long a connection may wait until there is time for its session: who has waited longer is told 421 at once,
+    rather than served when it has given up.  Where the line has had no end for a second, the bound is a fifth of this.
+    Users' listeners, ``relay.networks`` and ``defence.exempt`` may wait three times as long, so strangers go first.
+    0s: nobody is refused for that."""
     bare_newline: Literal["reject", "replace"] = "reject"
     """What to do with a CR or LF that is not part of CRLF inside a message: refuse the message, or store CRLF
     in its place.  In neither case does it end a line of the dialogue or the message."""
