@@ -10,7 +10,7 @@ class Tally:
 
     Each process counts its own and is told how many the others have, a few milliseconds late: a limit may be passed by
     as many as come to different processes at the same instant.  ``changed`` is called with a key whose own count has
-    changed.
+    changed, and that count.
     """
 
     __slots__ = ("changed", "others", "own")
@@ -18,7 +18,7 @@ class Tally:
     def __init__(self) -> None:
         self.own: dict[str, int] = {}
         self.others: dict[str, int] = {}
-        self.changed: Callable[[str], object] | None = None
+        self.changed: Callable[[str, int], object] | None = None
 
     def total(self, key: str) -> int:
         """How many there are, in all processes."""
@@ -26,18 +26,19 @@ class Tally:
 
     def add(self, key: str) -> None:
         """One more, here."""
-        self.own[key] = self.own.get(key, 0) + 1
+        self.own[key] = count = self.own.get(key, 0) + 1
         if self.changed is not None:
-            self.changed(key)
+            self.changed(key, count)
 
     def remove(self, key: str) -> None:
         """One less, here."""
-        if self.own[key] > 1:
-            self.own[key] -= 1
+        count = self.own[key] - 1
+        if count:
+            self.own[key] = count
         else:
             del self.own[key]
         if self.changed is not None:
-            self.changed(key)
+            self.changed(key, count)
 
     def elsewhere(self, key: str, count: int) -> None:
         """So many there are in the others."""

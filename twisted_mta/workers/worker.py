@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -30,11 +31,14 @@ from .serving import PairBytes, Serving
 
 PARENT = 3
 """The descriptor of the socket to the parent."""
-GATHER_DUE = 0.005
+GATHER_DUE = 0.02
 """Seconds between two times that the parent is told of what is due elsewhere.  The first is told of at once; each
 costs three processes as much as a message does."""
 GATHER = 0.02
 """The same for counts and logins."""
+GATHER_SMALL = 0.25
+"""Seconds until a count is told that has changed by no more than a part in :data:`PART`."""
+PART = 8
 GATHER_RATES = 0.05
 """The same for what rates count: more, and less urgent, so the first waits as well."""
 MOST_RATES = 5000
@@ -55,11 +59,13 @@ class Worker(amp.AMP):
         self._slot = 0
         self._due: set[tuple[Lane, bool]] = set()
         self._changed: set[tuple[str, str]] = set()
+        self._known: dict[tuple[str, str], int] = {}  # as the parent knows it
         self._attempts: c.Entries = []
         self._rates: dict[tuple[str, str, int], int] = {}
         self._rates_call: IDelayedCall | None = None
         self._due_call: IDelayedCall | None = None
         self._news_call: IDelayedCall | None = None
+        self._news_soon = False
         self._told: dict[str, float] = {}
 
     # What the parent asks
@@ -82,7 +88,7 @@ class Worker(amp.AMP):
             parts.rates.tell = parts.greeting.tell = self._tell_rate
             self._count(order.counts)
             for kind, tally in parts.tallies.items():
-                tally.changed = lambda key, kind=kind: self._tell_count(kind, key)
+                tally.changed = partial(self._tell_count, kind)
             tuning.settle()
             await serving.start(bound)
         finally:
@@ -192,9 +198,15 @@ class Worker(amp.AMP):
         due, self._due = self._due, set()
         self._say(c.Due, lanes=[(lane.destination, lane.customer, lane.priority, probe) for lane, probe in due])
 
-    def _tell_count(self, kind: str, key: str) -> None:
-        self._changed.add((kind, key))
-        self._soon()
+    def _tell_count(self, kind: str, key: str, count: int) -> None:
+        what = (kind, key)
+        self._changed.add(what)
+        known = self._known.get(what, 0)
+        if abs(count - known) * PART > known:
+            self._soon()
+        elif self._news_call is None:
+            self._news_call = self._reactor.callLater(GATHER_SMALL, self._send_news)
+            self._news_soon = False
 
     def _tell_attempt(self, address: str, user: str, good: bool) -> None:
         self._attempts.append((address, user, int(good)))
@@ -213,8 +225,14 @@ class Worker(amp.AMP):
         self._say(c.Rates, entries=[(*what, amount) for what, amount in rates.items()])
 
     def _soon(self) -> None:
+        if self._news_soon:
+            return
+        self._news_soon = True
+        pause = self._pause("news", GATHER)
         if self._news_call is None:
-            self._news_call = self._reactor.callLater(self._pause("news", GATHER), self._send_news)
+            self._news_call = self._reactor.callLater(pause, self._send_news)
+        elif self._news_call.getTime() > self._reactor.seconds() + pause:
+            self._news_call.reset(pause)
 
     def _pause(self, kind: str, gather: float) -> float:
         """Seconds until something of a kind may be told, of which something was told a moment ago, or not."""
@@ -225,15 +243,32 @@ class Worker(amp.AMP):
 
     def _send_news(self) -> None:
         self._news_call = None
+        self._news_soon = False
         if self._serving is None:
             return
-        tallies = self._serving.parts.tallies
-        changed, self._changed = self._changed, set()
-        if changed:
-            self._say(c.Counts, entries=[(kind, key, tallies[kind].own.get(key, 0)) for kind, key in changed])
+        entries = self._news()
+        if entries:
+            self._say(c.Counts, entries=entries)
         attempts, self._attempts = self._attempts, []
         if attempts:
             self._say(c.Attempts, entries=attempts)
+
+    def _news(self) -> c.Entries:
+        """The counts that are not as the parent knows them."""
+        assert self._serving is not None
+        tallies, counted = self._serving.parts.tallies, self._known
+        changed, self._changed = self._changed, set()
+        entries: c.Entries = []
+        for what in changed:
+            kind, key = what
+            count = tallies[kind].own.get(key, 0)
+            if count != counted.get(what, 0):
+                entries.append((kind, key, count))
+                if count:
+                    counted[what] = count
+                else:
+                    del counted[what]
+        return entries
 
     def _say(self, command: Any, **arguments: Any) -> None:
         if self.transport is not None:
