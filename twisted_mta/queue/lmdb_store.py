@@ -43,6 +43,9 @@ from .rules import ACTIONS, disk_full, never_busy, stopping
 from .verify import Mend, Verifier
 from .writer import IWriter, ThreadWriter
 
+MENDS = 2000
+"""Discrepancies that are mended in one operation."""
+
 RECLAIMED = 500
 """Deliveries that are taken from the dead in one operation."""
 
@@ -361,13 +364,20 @@ class LmdbStore:
     async def _verify(self, repair: bool) -> list[str]:
         assert self._environment is not None
         removing = self._reader.removing()
-        findings = await self._writer.read(Verifier(self._environment, self._owners.alive).run)
-        if repair:
-            for after in (False, True):
-                mends = [finding for finding in findings if finding.after == after]
-                if mends:
-                    await self._writer.submit(Mend(mends))
+        verifier = Verifier(self._environment, self._owners.alive)
+        found = await self._writer.read(verifier.run)
+        lines = dict.fromkeys(found.lines)
+        while repair and found.mends:
+            for at in range(0, len(found.mends), MENDS):
+                await self._writer.submit(Mend(found.mends[at : at + MENDS]))
+            if found.complete:
+                break
+            found = await self._writer.read(verifier.run)
+            lines.update(dict.fromkeys(found.lines))
+        if not found.complete:
+            lines["there is more: the count ended here"] = None
+        elif repair:
             for owner in removing:
                 if not self._owners.alive(owner):
                     await self._writer.submit(Finish(owner))
-        return [finding.line for finding in findings]
+        return list(lines)

@@ -3,46 +3,47 @@
 The count is taken from one snapshot, in a thread that may take its time, while the queue goes on.  A counter that is
 wrong is therefore mended by the difference found, and a row that is missing or stray is looked at again in the
 transaction that mends it.
+
+However long the queue is, it takes little memory: tables that stand in the order of ids are walked side by side,
+customers are counted a part of them at a time, lanes one after the other (:mod:`.verify_lanes`), and a count ends early
+once it has found a great many discrepancies.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from ..mail.envelope import Delivery
+from ..mail.envelope import Message
 from ..mail.ids import ID_BYTES, key_id
 from .batch import Batch
 from .environment import Environment
 from .operations import Operation
 from .records import (
-    DESTINATION_BYTES,
-    HELD,
-    LANE_BYTES,
     META_TOTALS,
-    TIME_BYTES,
-    LaneRow,
     Totals,
     decode_counters,
     decode_delivery,
-    decode_lane,
     decode_message,
     decode_spool,
     decode_totals,
     due_key,
-    due_time,
-    lane_key,
     owned_delivery,
     owned_key,
+    usage_key,
 )
 from .rules import chunks, unavailable
+from .verify_lanes import Lanes
 from .verify_lookups import Lookups
+from .verify_mends import add_total, count_destinations, make_due, remove, trash
 
 ATTEMPTS = 5
 EVERY = 1000
+
+MOST = 50_000
+"""Discrepancies after which a count ends, and customers that are counted at a time."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -69,8 +70,29 @@ class Mend(Operation):
             yield
 
 
+class Findings(msgspec.Struct, frozen=True):
+    """What a count has found.  ``complete``: it went on to its end."""
+
+    found: list[Finding]
+    complete: bool
+
+    @property
+    def lines(self) -> list[str]:
+        """In words."""
+        return [finding.line for finding in self.found]
+
+    @property
+    def mends(self) -> list[Finding]:
+        """Those that can be mended, in the order in which they are to be."""
+        return sorted([finding for finding in self.found if finding.mend is not None], key=lambda it: it.after)
+
+
 class _InterruptedError(Exception):
     """The map is to be grown: give up the snapshot."""
+
+
+class _EnoughError(Exception):
+    """There are so many discrepancies that they are to be mended first."""
 
 
 class Verifier:
@@ -80,7 +102,7 @@ class Verifier:
         self._environment = environment
         self._alive = alive
 
-    def run(self) -> list[Finding]:
+    def run(self) -> Findings:
         """What does not agree.  Runs in any thread."""
         for _ in range(ATTEMPTS):
             try:
@@ -91,6 +113,20 @@ class Verifier:
         raise unavailable(text="The queue grows too fast to be counted now")
 
 
+class _Ahead:
+    """An iterator of pairs whose next one is looked at first: ``key`` is empty at its end."""
+
+    def __init__(self, pairs: Iterator[tuple[bytes, Any]]) -> None:
+        self._pairs = pairs
+        self.key = b""
+        self.value: Any = None
+        self.step()
+
+    def step(self) -> None:
+        """Go to the next."""
+        self.key, self.value = next(self._pairs, (b"", None))
+
+
 class _Count:
     def __init__(self, environment: Environment, txn: Any, alive: Callable[[int], bool]) -> None:
         self._environment = environment
@@ -99,25 +135,29 @@ class _Count:
         self._alive = alive
         self._findings: list[Finding] = []
         self._totals = Totals()
-        self._lanes: dict[bytes, LaneRow] = {}
-        self._usage: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._steps = 0
+        self._spooled: dict[bytes, int] = {}
+        self._lanes = Lanes(txn, self._tables, self._rows, self._found)
         self._lookups = Lookups(txn, self._tables, self._rows, self._found)
 
-    def run(self) -> list[Finding]:
-        self._count_messages()
-        self._count_deliveries()
-        self._count_content()
-        self._check_lanes()
-        self._check_owned()
-        self._check_wake()
-        self._check_usage()
-        self._check_totals()
-        self._lookups.check()
-        return self._findings
+    def run(self) -> Findings:
+        try:
+            self._check_spool()
+            self._check_messages()
+            self._lanes.check()
+            self._check_owned()
+            self._check_usage()
+            self._totals.destinations = self._lanes.destinations
+            self._check_totals()
+            self._lookups.check()
+        except _EnoughError:
+            return Findings(self._findings, False)
+        return Findings(self._findings, True)
 
     def _found(self, line: str, mend: Callable[[Batch], None] | None, after: bool = False) -> None:
         self._findings.append(Finding(line, mend, after))
+        if len(self._findings) >= MOST:
+            raise _EnoughError
 
     def _rows(self, table: Any) -> Iterator[tuple[bytes, Any]]:
         with self._txn.cursor(table) as cursor:
@@ -127,112 +167,77 @@ class _Count:
                     raise _InterruptedError
                 yield bytes(key), value
 
-    def _has_prefix(self, table: Any, prefix: bytes) -> bool:
-        with self._txn.cursor(table) as cursor:
-            return cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix)
+    def _check_spool(self) -> None:
+        self._spooled = {key: decode_spool(raw).owner for key, raw in self._rows(self._tables.spool)}
+        for mid, owner in self._spooled.items():
+            if owner and not self._alive(owner):
+                line = f"content of {key_id(mid)} was left by a process that died"
+                self._found(line, lambda batch, mid=mid: trash(batch, mid))  # type: ignore[misc]
 
-    def _count_messages(self) -> None:
-        totals, usage = self._totals, self._usage
+    # Messages, with their deliveries and their content, all in the order of ids
+
+    def _check_messages(self) -> None:
+        deliveries, contents = _Ahead(self._rows(self._tables.delivery)), _Ahead(self._contents())
+        totals = self._totals
         for mid, raw in self._rows(self._tables.message):
             message = decode_message(raw)
             totals.messages += 1
             totals.bytes += message.size
-            if message.customer:
-                queued = usage[message.customer]
-                queued[0] += 1
-                queued[1] += message.size
-            if not self._has_prefix(self._tables.delivery, mid):
+            self._check_before(mid, deliveries, contents)
+            if deliveries.key[:ID_BYTES] != mid:
                 self._found(f"message {message.id} has no delivery", lambda batch, mid=mid: batch.leave(mid))  # type: ignore[misc]
+            while deliveries.key[:ID_BYTES] == mid:
+                self._check_delivery(deliveries.key, deliveries.value, True)
+                deliveries.step()
+            if contents.key == mid:
+                self._check_content(message, *contents.value)
+                contents.step()
+            elif message.chunks:
+                self._found(f"message {message.id} has no content; remove it", None)
+        self._check_before(b"", deliveries, contents)
 
-    def _count_deliveries(self) -> None:
-        totals = self._totals
-        for key, raw in self._rows(self._tables.delivery):
-            delivery = decode_delivery(raw)
-            mid, recipients = key[:ID_BYTES], len(delivery.recipients)
-            held = delivery.state == "held"
-            totals.deliveries += 1
-            totals.recipients += recipients
-            totals.held += held
-            if not delivery.owner:
-                self._count_lane(delivery, recipients, held)
-            self._lookups.check_delivery(key, delivery)
-            if self._txn.get(mid, db=self._tables.message) is None:
-                line = f"delivery of {delivery.id} to {delivery.destination} has no message"
-                self._found(line, lambda batch, mid=mid, it=delivery: _remove(batch, mid, it))  # type: ignore[misc]
-            elif delivery.owner:
-                if self._txn.get(owned_key(delivery, mid), db=self._tables.owned) is None:
-                    line = f"delivery of {delivery.id} to {delivery.destination} could not be reclaimed"
-                    self._found(line, lambda batch, mid=mid, it=delivery: _make_due(batch, mid, it))  # type: ignore[misc]
-            elif self._txn.get(due_key(delivery, mid), db=self._tables.lanes) is None:
-                line = f"delivery of {delivery.id} to {delivery.destination} would never be due"
-                self._found(line, lambda batch, mid=mid, it=delivery: _make_due(batch, mid, it))  # type: ignore[misc]
-        totals.destinations = len({lane[:DESTINATION_BYTES] for lane in self._lanes})
+    def _check_before(self, mid: bytes, deliveries: _Ahead, contents: _Ahead) -> None:
+        """What is before a message, or behind the last, belongs to none."""
+        while deliveries.key and (not mid or deliveries.key[:ID_BYTES] < mid):
+            self._check_delivery(deliveries.key, deliveries.value, False)
+            deliveries.step()
+        while contents.key and (not mid or contents.key < mid):
+            if contents.key not in self._spooled:
+                line = f"content of {key_id(contents.key)} has no message"
+                self._found(line, lambda batch, mid=contents.key: trash(batch, mid))  # type: ignore[misc]
+            contents.step()
 
-    def _count_lane(self, delivery: Delivery, recipients: int, held: bool) -> None:
-        lane = lane_key(delivery.destination, delivery.customer, delivery.priority)
-        row = self._lanes.get(lane)
-        if row is None:
-            row = self._lanes[lane] = _empty_lane(delivery)
-        row.deliveries += 1
-        row.recipients += recipients
-        row.held += held
-        if not held:
-            time = due_time(delivery)
-            row.wake = min(row.wake, time) if row.wake else time
-
-    def _count_content(self) -> None:
-        spooled = {key: decode_spool(raw).owner for key, raw in self._rows(self._tables.spool)}
-        for mid, owner in spooled.items():
-            if owner and not self._alive(owner):
-                line = f"content of {key_id(mid)} was left by a process that died"
-                self._found(line, lambda batch, mid=mid: _trash(batch, mid))  # type: ignore[misc]
+    def _contents(self) -> Iterator[tuple[bytes, tuple[int, int]]]:
+        """For each message its chunks and their octets."""
         mid, count, size = b"", 0, 0
         for key, raw in self._rows(self._tables.content):
             if key[:ID_BYTES] != mid:
-                self._check_content(mid, count, size, spooled)
+                if mid:
+                    yield mid, (count, size)
                 mid, count, size = key[:ID_BYTES], 0, 0
             count += 1
             size += len(raw)
-        self._check_content(mid, count, size, spooled)
-        for mid, raw in self._rows(self._tables.message):
-            message = decode_message(raw)
-            if message.chunks and not self._has_prefix(self._tables.content, mid):
-                self._found(f"message {message.id} has no content; remove it", None)
+        if mid:
+            yield mid, (count, size)
 
-    def _check_content(self, mid: bytes, count: int, size: int, spooled: dict[bytes, int]) -> None:
-        if not mid:
-            return
-        raw = self._txn.get(mid, db=self._tables.message)
-        if raw is None:
-            if mid not in spooled:
-                line = f"content of {key_id(mid)} has no message"
-                self._found(line, lambda batch: _trash(batch, mid))
-            return
-        message = decode_message(raw)
+    def _check_content(self, message: Message, count: int, size: int) -> None:
         if (count, size) != (message.chunks, message.size) or message.chunks != chunks(message.size):
             line = f"message {message.id} has {size} octets in {count} chunks"
             self._found(f"{line}, and should have {message.size} in {message.chunks}; remove it", None)
 
-    def _check_lanes(self) -> None:
-        seen = set()
-        for key, raw in self._rows(self._tables.lanes):
-            if len(key) == LANE_BYTES:
-                seen.add(key)
-                row = decode_lane(raw)
-                self._check_lane(key, row, self._lanes.get(key) or _empty_lane(row))
-            else:
-                self._check_due(key)
-        for key, counted in self._lanes.items():
-            if key not in seen:
-                self._check_lane(key, _empty_lane(counted), counted)
-
-    def _check_due(self, key: bytes) -> None:
-        lane, time, mid = key[:LANE_BYTES], key[LANE_BYTES:][:TIME_BYTES], key[LANE_BYTES + TIME_BYTES :]
-        raw = self._txn.get(mid + lane[:DESTINATION_BYTES], db=self._tables.delivery)
-        if raw is None or not _waits(decode_delivery(raw), mid, key):
-            what = "held" if time == HELD else "due"
-            line = f"{key_id(mid)} is listed as {what} where no such delivery is"
-            self._found(line, lambda batch: _remove_due(batch, key))
+    def _check_delivery(self, key: bytes, raw: Any, has_message: bool) -> None:
+        delivery, mid, totals = decode_delivery(raw), key[:ID_BYTES], self._totals
+        totals.deliveries += 1
+        totals.recipients += len(delivery.recipients)
+        totals.held += delivery.state == "held"
+        self._lookups.check_delivery(key, delivery)
+        words = f"delivery of {delivery.id} to {delivery.destination}"
+        if not has_message:
+            self._found(f"{words} has no message", lambda batch: remove(batch, mid, delivery))
+        if not delivery.owner:
+            self._lanes.count(due_key(delivery, mid), delivery)
+        elif has_message and self._txn.get(owned_key(delivery, mid), db=self._tables.owned) is None:
+            self._found(f"{words} could not be reclaimed", lambda batch: make_due(batch, mid, delivery))
 
     def _check_owned(self) -> None:
         for key, _ in self._rows(self._tables.owned):
@@ -242,44 +247,46 @@ class _Count:
                 line = f"{key_id(there[:ID_BYTES])} is listed as in memory where no such delivery is"
                 self._found(line, lambda batch, key=key: batch.owned(key) and None)  # type: ignore[misc]
 
-    def _check_lane(self, key: bytes, row: LaneRow, counted: LaneRow) -> None:
-        numbers = [
-            f"{name} {getattr(row, name)} instead of {getattr(counted, name)}"
-            for name in ("deliveries", "recipients", "held")
-            if getattr(row, name) != getattr(counted, name)
-        ]
-        if row.wake != counted.wake:
-            numbers.append("a wrong time to wake")
-        if not numbers and not counted.deliveries:
-            numbers.append("no delivery at all")
-        if numbers:
-            line = f"lane {row.destination} of {row.customer or 'nobody'} has {', '.join(numbers)}"
-            self._found(line, lambda batch: _mend_lane(batch, row, counted))
-
-    def _check_wake(self) -> None:
-        seen = set()
-        for key, _ in self._rows(self._tables.wake):
-            time, lane = key[:TIME_BYTES], key[TIME_BYTES:]
-            raw = self._txn.get(lane, db=self._tables.lanes)
-            if raw is None or decode_lane(raw).wake != time:
-                self._found("an entry wakes a lane at a wrong time", lambda batch, key=key: _remove_wake(batch, key))  # type: ignore[misc]
-            else:
-                seen.add(lane)
-        for lane, raw in self._rows(self._tables.lanes):
-            if len(lane) != LANE_BYTES:
-                continue
-            row = decode_lane(raw)
-            if row.wake and lane not in seen:
-                line = f"lane {row.destination} of {row.customer or 'nobody'} would never wake"
-                self._found(line, lambda batch, key=row.wake + lane: _add_wake(batch, key))  # type: ignore[misc]
+    # Customers
 
     def _check_usage(self) -> None:
-        for _, raw in self._rows(self._tables.usage):
-            counters = decode_counters(raw)
-            counted = self._usage.pop(counters.customer, [0, 0])
-            self._check_customer(counters.customer, [counters.queued_messages, counters.queued_bytes], counted)
-        for customer, counted in self._usage.items():
-            self._check_customer(customer, [0, 0], counted)
+        """Customers are counted in the order of their keys, as many of them at a time as fit into memory."""
+        first: bytes | None = b""
+        while first is not None:
+            first = self._check_customers(first)
+
+    def _check_customers(self, first: bytes) -> bytes | None:
+        """Those from a key on; where to go on."""
+        counted, end = self._queued(first)
+        with self._txn.cursor(self._tables.usage) as cursor:
+            more = cursor.set_range(first) if first else cursor.first()
+            while more and (end is None or bytes(cursor.key()) < end):
+                counters = decode_counters(cursor.value())
+                _, *queued = counted.pop(counters.customer, (b"", 0, 0))
+                self._check_customer(counters.customer, [counters.queued_messages, counters.queued_bytes], queued)
+                more = cursor.next()
+        for customer, (_, *queued) in counted.items():
+            self._check_customer(customer, [0, 0], queued)
+        return end
+
+    def _queued(self, first: bytes) -> tuple[dict[str, tuple[bytes, int, int]], bytes | None]:
+        """Messages and octets of customers with keys from ``first`` on, and where that ends."""
+        counted: dict[str, tuple[bytes, int, int]] = {}
+        end: bytes | None = None
+        for _, raw in self._rows(self._tables.message):
+            message = decode_message(raw)
+            there = counted.get(message.customer)
+            if there is not None:
+                key, messages, size = there
+            else:
+                key, messages, size = usage_key(message.customer), 0, 0
+                if not message.customer or key < first or (end is not None and key >= end):
+                    continue
+            counted[message.customer] = (key, messages + 1, size + message.size)
+            if len(counted) > MOST:  # the upper half is for the next time
+                end = sorted(key for key, _, _ in counted.values())[len(counted) // 2]
+                counted = {customer: it for customer, it in counted.items() if it[0] < end}
+        return counted, end
 
     def _check_customer(self, customer: str, stored: list[int], counted: list[int]) -> None:
         if stored != counted:
@@ -297,75 +304,7 @@ class _Count:
             old, new = getattr(stored, name), getattr(self._totals, name)
             if old != new:
                 line = f"the queue's {name} are counted as {old}, and are {new}"
-                self._found(line, lambda batch, name=name, by=new - old: _add_total(batch, name, by))  # type: ignore[misc]
+                self._found(line, lambda batch, name=name, by=new - old: add_total(batch, name, by))  # type: ignore[misc]
         if stored.destinations != self._totals.destinations:
             line = f"the queue's destinations are counted as {stored.destinations}, and are {self._totals.destinations}"
-            self._found(line, _count_destinations, after=True)
-
-
-def _empty_lane(like: Delivery | LaneRow) -> LaneRow:
-    return LaneRow(like.destination, like.customer, priority=like.priority)
-
-
-def _remove(batch: Batch, mid: bytes, delivery: Delivery) -> None:
-    there = batch.delivery(mid, delivery.destination)
-    if there is not None and batch.message(mid) is None:
-        batch.remove(mid, there)
-
-
-def _make_due(batch: Batch, mid: bytes, delivery: Delivery) -> None:
-    there = batch.delivery(mid, delivery.destination)
-    if there is not None:
-        batch.place(mid, there)
-        batch.look(there.destination, there.customer, there.priority)
-
-
-def _waits(delivery: Delivery, mid: bytes, key: bytes) -> bool:
-    return not delivery.owner and due_key(delivery, mid) == key
-
-
-def _remove_due(batch: Batch, key: bytes) -> None:
-    mid, lane = key[LANE_BYTES + TIME_BYTES :], key[:LANE_BYTES]
-    raw = batch.txn.get(mid + lane[:DESTINATION_BYTES], db=batch.tables.delivery)
-    if raw is None or not _waits(decode_delivery(raw), mid, key):
-        batch.txn.delete(key, db=batch.tables.lanes)
-        row = batch.txn.get(lane, db=batch.tables.lanes)
-        if row is not None:
-            stored = decode_lane(row)
-            batch.look(stored.destination, stored.customer, stored.priority)
-
-
-def _mend_lane(batch: Batch, row: LaneRow, counted: LaneRow) -> None:
-    batch.look(row.destination, row.customer, row.priority)
-    now = batch.lane(row.destination, row.customer, row.priority).row
-    now.deliveries += counted.deliveries - row.deliveries
-    now.recipients += counted.recipients - row.recipients
-    now.held += counted.held - row.held
-
-
-def _remove_wake(batch: Batch, key: bytes) -> None:
-    raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lanes)
-    if raw is None or decode_lane(raw).wake != key[:TIME_BYTES]:
-        batch.txn.delete(key, db=batch.tables.wake)
-
-
-def _add_wake(batch: Batch, key: bytes) -> None:
-    raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lanes)
-    if raw is not None and decode_lane(raw).wake == key[:TIME_BYTES]:
-        batch.txn.put(key, b"", db=batch.tables.wake)
-
-
-def _trash(batch: Batch, mid: bytes) -> None:
-    if batch.message(mid) is None:
-        batch.trash(mid)
-
-
-def _add_total(batch: Batch, name: str, by: int) -> None:
-    setattr(batch.totals, name, getattr(batch.totals, name) + by)
-
-
-def _count_destinations(batch: Batch) -> None:
-    with batch.txn.cursor(batch.tables.lanes) as cursor:
-        batch.totals.destinations = len(
-            {key[:DESTINATION_BYTES] for key in cursor.iternext(keys=True, values=False) if len(key) == LANE_BYTES}
-        )
+            self._found(line, count_destinations, after=True)
