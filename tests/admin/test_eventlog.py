@@ -49,6 +49,25 @@ class Batches(LogCase):
         self.assertEqual(len(self.lines()), len(SAMPLES))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_turns_that_follow_at_once(self) -> None:
+        """The first is written when it is over, those of the next 5 ms together, and then the same again."""
+        log = self.make()
+        counts = []
+        with mock.patch.object(logfile.os, "write", wraps=os.write) as write:
+            for _ in range(16):
+                log(delivered())
+                self.clock.advance(0.001)
+                counts.append(write.call_count)
+            self.clock.advance(0.005)
+            self.assertEqual(write.call_count, 5)
+            self.clock.advance(1)
+            log(delivered())
+            self.clock.advance(0)
+            self.assertEqual(write.call_count, 6)
+        self.assertEqual((counts[0], counts[3], counts[5], counts[15]), (1, 1, 2, 4))
+        self.assertEqual(len(self.lines()), 17)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_much_is_written_within_the_turn(self) -> None:
         log = self.make()
         for _ in range(BATCH // 300):
@@ -99,7 +118,7 @@ class Batches(LogCase):
         other = self.path.with_name("other")
         log.reconfigure(Log(format="json", file=str(other)))
         log(delivered())
-        self.clock.advance(0)
+        self.clock.advance(0.01)
         self.assertIn("status=sent", self.path.read_text())
         self.assertEqual(json.loads(other.read_text())["event"], "deliver")
 
@@ -157,7 +176,7 @@ class Faults(LogCase):
         full = OSError(errno.ENOSPC, "No space left on device")
         with mock.patch.object(logfile.os, "write", side_effect=[20, full, full]) as write:
             log(delivered(reply="250 during"))
-            self.clock.advance(0)
+            self.clock.advance(0.01)
             self.clock.advance(0.3)
             self.assertEqual(write.call_count, 3)
         log(delivered(reply="250 after"))

@@ -17,7 +17,7 @@ from ..mail.envelope import Delivery, Lane, Message
 from .ranks import LaneQueue, Ranks
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
+    from ..runtime.coroutines import Running
 
 START_WINDOW = 5
 """Attempts at once to a destination of which nothing is known."""
@@ -77,7 +77,7 @@ class Entry:
         self.generation = generation
         self.started = 0.0
         self.concluded = False
-        self.task: Deferred[Any] | None = None
+        self.task: Running[Any] | None = None
 
 
 class WaitingLane:
@@ -331,7 +331,8 @@ class Turns:
     @property
     def ready(self) -> bool:
         """Whether there may be something to begin now."""
-        return self.active < self.limit and (len(self._usual) > 0 or bool(self._rounds))
+        rounds = self._rounds
+        return self.active < self.limit and bool(self._usual._customers or (rounds.others and rounds))
 
     def add(self, lane: WaitingLane) -> None:
         """A lane has something to send; nothing happens if it has its place already."""

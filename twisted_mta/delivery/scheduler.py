@@ -8,6 +8,7 @@ attempt says :mod:`.settlement`; :mod:`.settler` writes it down.  What is in mem
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..mail.events import EventSink
 from ..mail.status import MailError, Reply
 from ..queue.interfaces import CHUNK, IMessageStore, IRouter, IScheduler, NewDelivery, NewMessage, Settlement
 from ..report.reporter import Reporter
+from ..runtime.coroutines import run
 from .active import ActiveQueue, DestinationState
 from .claims import Claims
 from .conclusion import Conclusions
@@ -319,11 +321,12 @@ class Scheduler:
         attempt: Coroutine[Deferred[Any], Any, Sequence[Result] | Rerouted]
         try:
             attempt = agent.deliver(job) if agent is not None and entry.fresh else self._attempt(job, agent)
-            entry.task = task = Deferred.fromCoroutine(attempt)
         except Exception:
             self._fault(entry, Failure(), now)  # type: ignore[no-untyped-call]
             return
-        task.addCallbacks(self._ended, self._broke, callbackArgs=(entry,), errbackArgs=(entry,))
+        task = run(attempt, partial(self._ended, entry), partial(self._broke, entry))
+        if entry in self._under_way:
+            entry.task = task
 
     async def _attempt(self, job: Job, agent: IDeliveryAgent | None) -> Sequence[Result] | Rerouted:
         delivery = job.delivery
@@ -339,7 +342,7 @@ class Scheduler:
             return all_recipients(delivery.recipients, Reply(451, "4.3.5", f"No agent {name!r} is configured"))
         return await agent.deliver(job)
 
-    def _ended(self, results: Sequence[Result] | Rerouted, entry: Entry) -> None:
+    def _ended(self, entry: Entry, results: Sequence[Result] | Rerouted) -> None:
         if entry not in self._under_way:  # it was given up
             return
         now = self._clock.seconds()
@@ -370,15 +373,15 @@ class Scheduler:
             self._check_quiet()  # not before the end is the settler's: a stop goes on from here to close the store
             self._wake()
 
-    def _broke(self, failure: Failure, entry: Entry) -> None:
+    def _broke(self, entry: Entry, error: BaseException) -> None:
         if entry not in self._under_way:
             return
         now = self._clock.seconds()
-        if not self._running and isinstance(failure.value, CancelledError):
+        if not self._running and isinstance(error, CancelledError):
             self._leave(entry)
             self.active.forget(entry)  # it is armed in the store
         else:
-            self._fault(entry, failure, now)
+            self._fault(entry, Failure(error), now)  # type: ignore[no-untyped-call]
         self._check_quiet()
         self._wake()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ..config.settings import Settings
 from ..mail.status import MailError, Reply
+from ..runtime.coroutines import run
 from .interfaces import Peer, Policy
 from .network import parse_ip
 
@@ -66,9 +68,7 @@ class NamePolicy(Policy):
             and parse_ip(peer.address) is not None
         ):
             peer.hostname = UNKNOWN
-            Deferred.fromCoroutine(self._find(peer)).addErrback(
-                lambda failure: _log.failure("The name of {address} was not found", failure, address=peer.address)
-            )
+            run(self._find(peer), _found, partial(_not_found, peer.address))
         return None
 
     async def _find(self, peer: Peer) -> None:
@@ -85,3 +85,11 @@ class NamePolicy(Policy):
             if any(parse_ip(address) == own for address in addresses):
                 peer.hostname = name
                 return
+
+
+def _found(_: None) -> None:
+    """The peer has its name by now."""
+
+
+def _not_found(address: str, error: BaseException) -> None:
+    _log.failure("The name of {address} was not found", Failure(error), address=address)  # type: ignore[no-untyped-call]

@@ -123,6 +123,7 @@ class MtaClient(ESMTPClient):
         self._clock = clock
         self._timer: interfaces.IDelayedCall | None = None
         self._due = NEVER
+        self._rings = NEVER  # when the timer does
         self._content: Content | None = None
         self._sending: Deferred[Finished] | None = None
         self._finished: Finished | None = None
@@ -184,7 +185,10 @@ class MtaClient(ESMTPClient):
     def keep(self, idle: float | None) -> None:
         """How long, in seconds, the session may be idle before it says QUIT; None: for ever."""
         self._idle = idle
-        self._arm()
+        if idle is None and self._connection.state is State.READY:
+            self._due = NEVER
+        else:
+            self._arm()
 
     def quit(self) -> None:
         """End the session: with QUIT when it is idle, at once otherwise."""
@@ -406,18 +410,19 @@ class MtaClient(ESMTPClient):
         if due > self.deadline and self._connection.state is not State.RESULT:
             due = self.deadline
         self._due = due
-        timer = self._timer
         # One timer for each session, moved only when it would be late: most waits end long before their time.
-        if timer is None or due < timer.getTime():
+        if due < self._rings:
             self._set_timer(due)
 
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._rings = due
         self._timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
+        self._rings = NEVER
         if self._due == NEVER:
             return
         if self._clock.seconds() >= self._due:
@@ -431,7 +436,7 @@ class MtaClient(ESMTPClient):
         if period is not None:
             self._set_due(period)
             return
-        self._due = NEVER
+        self._due = self._rings = NEVER
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

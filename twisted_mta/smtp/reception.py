@@ -34,9 +34,9 @@ from ..queue.interfaces import (
     NewMessage,
     Routing,
 )
+from ..runtime.coroutines import run
 from ..wire.stuffing import is_plain
 from .individually import unroutable, without
-from .run import run
 from .runs import QueueRuns
 from .trace import protocol, received
 

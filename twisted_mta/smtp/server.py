@@ -25,6 +25,7 @@ from zope.interface import implementer
 from ..mail.status import MailError, Reply
 from ..policy.interfaces import Peer, Transaction
 from ..queue.interfaces import QuotaExceeded
+from ..runtime.coroutines import run
 from ..wire import commands as c
 from ..wire import sasl
 from ..wire.order import AuthState
@@ -32,7 +33,6 @@ from ..wire.server import ServerConnection, constant
 from . import authentication, inquiries, offers, runs, telling, transaction, xclient
 from .peers import descriptor, is_loopback, peer_address
 from .reception import Inbound
-from .run import run
 from .tls import tls_facts
 
 if TYPE_CHECKING:

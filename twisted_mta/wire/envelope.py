@@ -7,6 +7,7 @@ and §3.5 (SMTPUTF8); RFC 3461 §4 (DSN); RFC 2852 §4 (DELIVERBY); RFC 6710 §3
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ..mail.status import Reply
 from .capabilities import Capabilities
@@ -19,6 +20,7 @@ _PATH = r"""(?:"(?:[ !#-\[\]-~{0}]|\\[ -~])*"|[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.{0}
 _MAILBOX, _MAILBOX_UTF8 = (re.compile(_PATH.format(beyond)) for beyond in ("", _BEYOND))
 
 
+@lru_cache(1024)
 def path(address: str, utf8: bool = False) -> bytes | None:
     """An address as it is written between angle brackets, None where it cannot be.  ``utf8``: SMTPUTF8 is offered.
 

@@ -15,6 +15,7 @@ handshake is refused and its session ended: what came in clear never reaches the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..mail.status import Reply
 from . import commands as c
@@ -436,16 +437,14 @@ class ServerConnection:
             self.close()
 
 
-_ENCODED: dict[Reply, bytes] = {}
-
-
+@lru_cache(256)
 def encode(reply: Reply) -> bytes:
-    """The reply's octets; those registered with :func:`constant` are made once."""
-    return _ENCODED.get(reply) or reply.encode()
+    """The reply's octets; those of replies that are sent again and again are made once."""
+    return reply.encode()
 
 
 def constant(code: int, enhanced: str, text: str) -> Reply:
     """A reply of fixed words that is sent often."""
     reply = Reply(code, enhanced, text)
-    _ENCODED[reply] = reply.encode()
+    encode(reply)
     return reply

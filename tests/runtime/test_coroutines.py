@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.smtp.run import run
+from twisted_mta.runtime.coroutines import run
 
 
 class RunTests(SynchronousTestCase):
