@@ -108,6 +108,7 @@ class Contract:
                 incoming = self.store.incoming()
                 await fill(incoming, noise[:size], piece)
                 self.assertEqual(incoming.size, size)
+                self.assertEqual(incoming.whole, noise[:size] if size <= 2 * CHUNK else None)
                 await incoming.commit(new(incoming.id))
                 message = self.store.message(incoming.id)
                 self.assertEqual((message.size, message.chunks), (size, -(-size // CHUNK)))

@@ -13,8 +13,8 @@ from twisted_mta.mail.events import Accepted, Rejected, Routed
 from twisted_mta.mail.header import Head
 from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.policy.interfaces import Peer, Transaction
+from twisted_mta.queue.incoming import HELD_CHUNKS
 from twisted_mta.queue.interfaces import CHUNK, QuotaExceeded, StoreUnavailable
-from twisted_mta.smtp.reception import KEPT
 from twisted_mta.smtp.trace import literal, received
 
 MESSAGE = b"From: Joe <joe@far.example>\r\nSubject: hello\r\n\r\nbody\r\n"
@@ -225,9 +225,9 @@ class CommitTests(Case):
         self.assertEqual(self.world.scheduler.offered, [(new, content)])
 
     def test_large_content_is_not(self) -> None:
-        self.client.send(MESSAGE + (b"x" * 98 + b"\r\n") * (KEPT // 100))
+        self.client.send(MESSAGE + (b"x" * 98 + b"\r\n") * (HELD_CHUNKS * CHUNK // 100))
         ((new, content),) = self.world.store.messages
-        self.assertGreater(len(content), KEPT)
+        self.assertGreater(len(content), HELD_CHUNKS * CHUNK)
         self.assertEqual(self.world.scheduler.offered, [(new, None)])
         self.assertEqual(new.message.chunks, 3)
 

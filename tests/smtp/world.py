@@ -19,7 +19,9 @@ from twisted_mta.mail.ids import IdMaker
 from twisted_mta.mail.status import MailError, Reply
 from twisted_mta.policy.interfaces import IAuthThrottle, Peer
 from twisted_mta.policy.pipeline import Pipeline
+from twisted_mta.queue.incoming import HELD_CHUNKS
 from twisted_mta.queue.interfaces import (
+    CHUNK,
     IIncoming,
     IMessageStore,
     IRouter,
@@ -55,6 +57,10 @@ class Incoming:
             self._store.writes.append(waiting)
             return waiting
         return None
+
+    @property
+    def whole(self) -> bytes | None:
+        return self.data if self.size <= HELD_CHUNKS * CHUNK else None
 
     def commit(self, new: NewMessage) -> Deferred[None]:
         store = self._store

@@ -50,7 +50,7 @@ from .terms import normal, reason_key
 FEW_CHUNKS = 16
 """Content of so many chunks is removed with its message; that of larger ones in slices afterwards."""
 
-Row = tuple[bytes, bytes]
+Row = tuple[bytes, bytes | memoryview]
 
 _KEY = itemgetter(0)
 _BEHIND = HELD + b"\xff" * ID_BYTES
@@ -163,7 +163,9 @@ class Batch:
 
     # Messages
 
-    def add_message(self, mid: bytes, message: Message, row: bytes, chunks: Iterable[tuple[int, bytes]]) -> None:
+    def add_message(
+        self, mid: bytes, message: Message, row: bytes, chunks: Iterable[tuple[int, bytes | memoryview]]
+    ) -> None:
         """A new message, with the chunks of its content that are not stored yet.  Its deliveries follow."""
         self._messages.append((mid, row))
         for number, chunk in chunks:

@@ -9,19 +9,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .interfaces import CHUNK, IIncoming, NewMessage
-from .operations import Accept, Discard, WriteChunk
+from .operations import Accept, Discard, WriteChunk, in_chunks
 from .rules import unavailable
 
 if TYPE_CHECKING:
     from .writer import IWriter
 
 HELD_CHUNKS = 2
-"""Content of up to so many chunks is written with its message, in one transaction."""
+"""Content of up to so many chunks is written with its message, in one transaction, and at hand until then."""
 
 MOVING_CHUNKS = 2
 """Chunks on their way to the disk at which the producer is asked to pause.
 
-With less than one chunk that is being filled, and what one more read of a transport brings (64 KiB), that makes four.
+With less than one chunk that is being filled, and what one more read of a transport brings (96 KiB), that makes four.
 """
 
 
@@ -63,18 +63,37 @@ class Incoming:
             self._paused = Deferred()
         return self._paused
 
+    @property
+    def whole(self) -> bytes | None:
+        """See :class:`.interfaces.IIncoming`."""
+        if self._first:
+            return None
+        if len(self._held) != 1:
+            self._held = [b"".join(self._held)]
+        return self._held[0]
+
     def _move(self) -> None:
         """Send all whole chunks to the disk."""
-        held = b"".join(self._held)
-        whole = len(held) // CHUNK * CHUNK
-        for at in range(0, whole, CHUNK):
-            operation = WriteChunk(self.id, self._first, held[at : at + CHUNK], self._owner)
-            self._first += 1
-            self._moving += 1
-            operation.deferred.addCallbacks(self._moved, self._lost)
-            self._writer.submit(operation)
-        self._held = [held[whole:]]
-        self._held_size = len(held) - whole
+        parts: list[memoryview] = []
+        room = CHUNK
+        for data in self._held:
+            view = memoryview(data)
+            while len(view) >= room:
+                parts.append(view[:room])
+                self._submit(b"".join(parts))
+                view = view[room:]
+                parts, room = [], CHUNK
+            parts.append(view)
+            room -= len(view)
+        self._held = [b"".join(parts)]
+        self._held_size = CHUNK - room
+
+    def _submit(self, chunk: bytes) -> None:
+        operation = WriteChunk(self.id, self._first, chunk, self._owner)
+        self._first += 1
+        self._moving += 1
+        operation.deferred.addCallbacks(self._moved, self._lost)
+        self._writer.submit(operation)
 
     def _moved(self, _: object) -> None:
         self._moving -= 1
@@ -111,12 +130,8 @@ class Incoming:
             return fail(self._failure)
         held = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held = []
-        if len(held) <= CHUNK:
-            content = [held] if held else []
-        else:
-            content = [held[at : at + CHUNK] for at in range(0, len(held), CHUNK)]
         try:
-            operation = Accept(new, self.size, self._first, content, self._first > 0, self._owner)
+            operation = Accept(new, self.size, self._first, in_chunks(held), self._first > 0, self._owner)
         except Exception:
             return fail()
         return self._writer.submit(operation)

@@ -180,6 +180,9 @@ class IIncoming(Interface):
 
     id: str = Attribute("""The id the message will have.""")
     size: int = Attribute("""Octets written so far.""")
+    whole: bytes | None = Attribute(
+        """All that was written, while none of it needed to go to the disk before the message: ask before ``commit``."""
+    )
 
     def write(data: bytes) -> Deferred[None] | None:
         """Add content.  None: go on.  A Deferred: pause the producer until it fires, or abort when it fails

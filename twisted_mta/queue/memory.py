@@ -16,6 +16,7 @@ from ..config.settings import Queue
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import Done, EventSink, HistoryEvent, no_events
 from ..mail.ids import ID_CHARS, IdMaker, id_time
+from .incoming import HELD_CHUNKS
 from .interfaces import (
     CHUNK,
     Charge,
@@ -60,6 +61,11 @@ class MemoryIncoming:
         self._content.append(data)
         self.size += len(data)
         return None
+
+    @property
+    def whole(self) -> bytes | None:
+        """All of it, if it is small."""
+        return b"".join(self._content) if self.size <= HELD_CHUNKS * CHUNK else None
 
     def commit(self, new: NewMessage) -> Deferred[None]:
         """Store the message."""

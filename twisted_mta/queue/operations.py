@@ -82,7 +82,7 @@ class Accept(Operation):
         new: NewMessage,
         size: int,
         first: int,
-        content: Sequence[bytes],
+        content: Sequence[bytes | memoryview],
         spooled: bool = False,
         owner: int = 0,
     ) -> None:
@@ -131,8 +131,15 @@ class Accept(Operation):
 
 def accept_whole(new: NewMessage, content: bytes) -> Accept:
     """The operation that stores a message whose content is at hand."""
-    parts = [content[at : at + CHUNK] for at in range(0, len(content), CHUNK)] if len(content) > CHUNK else [content]
-    return Accept(new, len(content), 0, parts if content else ())
+    return Accept(new, len(content), 0, in_chunks(content))
+
+
+def in_chunks(content: bytes) -> Sequence[bytes | memoryview]:
+    """The chunks of a content, none of them copied."""
+    if len(content) <= CHUNK:
+        return (content,) if content else ()
+    view = memoryview(content)
+    return [view[at : at + CHUNK] for at in range(0, len(content), CHUNK)]
 
 
 class WriteChunk(Operation):

@@ -57,9 +57,6 @@ UNSOUND = Reply(
 _TROUBLE = Reply(451, "4.3.0", "Local trouble: please try again later")
 _log = Logger()
 
-KEPT = 2 * CHUNK
-"""Octets of content that a session keeps at most for the first attempt; what is larger is read from the store."""
-
 
 class Reception:
     """Takes messages in; one for the service.  :meth:`begin` begins each.
@@ -129,8 +126,8 @@ class Reception:
 class Inbound:
     """One message on its way in.  :meth:`write` its content, then either :meth:`finish` or :meth:`abort`.
 
-    Holds the header section until it is complete, and after that the content as long as it has no more than
-    :data:`KEPT` octets, so that the scheduler need not read it again.
+    Holds the header section until it is complete.  Content that the store has in memory all along goes to the
+    scheduler, which need not read it again.
 
     ``refused``, once :meth:`finish` is through: recipients of a message by LMTP that it was not taken for, and what
     they are to be told.
@@ -143,7 +140,6 @@ class Inbound:
         "_incoming",
         "_over",
         "_peer",
-        "_pieces",
         "_reception",
         "_refusal",
         "_transaction",
@@ -164,7 +160,6 @@ class Inbound:
         self._transaction = transaction
         self._hooks = hooks
         self._head = Head(reception.settings.smtp.header_bytes)
-        self._pieces: list[bytes] | None = []
         self._refusal: MailError | None = None
         self._over = False
         self._dotted = False  # what hooks have made of the header section is not to be sent as it is
@@ -215,7 +210,6 @@ class Inbound:
         """Forget the message.  Does nothing once it is over."""
         if not self._over:
             self._over = True
-            self._pieces = None
             self._incoming.abort()
 
     def _refuse(self, error: MailError) -> None:
@@ -264,11 +258,6 @@ class Inbound:
 
     def _store(self, data: bytes) -> Deferred[None] | None:
         waiting: Deferred[None] | None = self._incoming.write(data)
-        if self._pieces is not None:
-            if self._incoming.size <= KEPT:
-                self._pieces.append(data)
-            else:
-                self._pieces = None
         if waiting is not None:
             waiting.addErrback(self._failed)
         return waiting
@@ -384,7 +373,7 @@ class Inbound:
             armed=armed is not None,
         )
         self._over = True  # from here on it is the store's
-        pieces, self._pieces = self._pieces, None
+        content = None if armed is None else incoming.whole
         await incoming.commit(new)
         reception.events(accepted)
         reception.events(routed)
@@ -396,7 +385,6 @@ class Inbound:
             except Exception:  # it is found all the same, if later
                 _log.failure("{id} could not be announced", id=message.id)
         else:
-            content = None if pieces is None else pieces[0] if len(pieces) == 1 else b"".join(pieces)
             try:
                 reception.scheduler.offer(new, content)
             except Exception:  # the message is safe, and due again in a while
