@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import attrs
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -363,3 +364,8 @@ class Harness(SynchronousTestCase):
 
 def unavailable() -> StoreUnavailable:
     return StoreUnavailable(Reply(451, "4.3.0", "The disk is gone"))
+
+
+def with_relay(settings: Settings, **relay: object) -> Settings:
+    """The settings with others for ``relay``."""
+    return attrs.evolve(settings, relay=attrs.evolve(settings.relay, **relay))

@@ -135,3 +135,11 @@ def outcome(deferred: Deferred[Any]) -> Any:
     if hasattr(results[0], "raiseException"):
         results[0].raiseException()
     return results[0]
+
+
+TWO = ("x@example.org", "y@example.org")
+
+
+def said(results: Sequence[Result]) -> list[str]:
+    """The codes, and whose they are."""
+    return [f"{one.reply.code} {one.reply.status}{'' if one.remote else ' ours'}" for one in results]

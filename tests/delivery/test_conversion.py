@@ -8,8 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.delivery.sending import Content, Scene, make_job, outcome, settings
-from tests.delivery.test_smtp_agent import TWO, said
+from tests.delivery.sending import TWO, Content, Scene, make_job, outcome, said, settings
 from tests.mail.test_conversion import EIGHT, MIME, convert, leaves, multipart, part
 from twisted_mta.delivery.conversion import TURN
 from twisted_mta.delivery.smtp_agent import LmtpAgent

@@ -11,8 +11,7 @@ import trustme
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.delivery.sending import PUBLIC, Scene, make_job, outcome, settings
-from tests.delivery.test_smtp_agent import said
+from tests.delivery.sending import PUBLIC, Scene, make_job, outcome, said, settings
 from twisted_mta.delivery.interfaces import Result
 from twisted_mta.delivery.smtp_agent import LmtpAgent
 from twisted_mta.smtp.tls import ServerTls

@@ -6,8 +6,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.smtp.test_server import HELLO, MAIL, RCPT, Says
-from tests.smtp.world import World
+from tests.smtp.world import HELLO, MAIL, RCPT, Says, World
 from twisted_mta.mail.events import Rejected
 from twisted_mta.mail.status import Reply
 

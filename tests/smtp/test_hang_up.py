@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.smtp.test_server import Waits
-from tests.smtp.world import World, codes
+from tests.smtp.world import Waits, World, codes
 from twisted_mta.mail.events import Accepted, Disconnected
 
 BEGUN = ("EHLO far.example", "MAIL FROM:<far@far.example>", "RCPT TO:<ann@isp.example>")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.smtp.test_server import HELLO, MAIL, RCPT
-from tests.smtp.world import Client, World
+from tests.smtp.world import HELLO, MAIL, RCPT, Client, World
 from twisted_mta.mail.envelope import Message
 from twisted_mta.mail.events import Accepted
 

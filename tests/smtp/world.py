@@ -8,8 +8,10 @@ import attrs
 from twisted.cred.portal import Portal
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.config.settings import Listener, Local, Settings
@@ -17,7 +19,7 @@ from twisted_mta.directory.interfaces import Customer, IDirectory, Resolution, U
 from twisted_mta.mail.address import domain_of, local_of
 from twisted_mta.mail.ids import IdMaker
 from twisted_mta.mail.status import MailError, Reply
-from twisted_mta.policy.interfaces import IAuthThrottle, Peer
+from twisted_mta.policy.interfaces import IAuthThrottle, Peer, Policy
 from twisted_mta.policy.pipeline import Pipeline
 from twisted_mta.queue.incoming import HELD_CHUNKS
 from twisted_mta.queue.interfaces import (
@@ -304,3 +306,39 @@ class Client:
 def codes(said: bytes) -> list[int]:
     """The codes in what a server said, one for each reply."""
     return [int(line[:3]) for line in said.split(b"\r\n") if line and line[3:4] == b" "]
+
+
+HELLO = "EHLO far.example"
+MAIL = "MAIL FROM:<joe@far.example>"
+RCPT = "RCPT TO:<ann@isp.example>"
+GONE = Failure(ConnectionDone())
+
+
+class Waits(Policy):
+    """Answers a hook when the test says so."""
+
+    def __init__(self, *hooks: str) -> None:
+        self.waiting: list[Deferred[Reply | None]] = []
+        self.peers: list[Any] = []
+        for hook in hooks:
+            setattr(self, hook, self._wait)
+
+    async def _wait(self, peer: Any, *rest: Any) -> Reply | None:
+        answer: Deferred[Reply | None] = Deferred()
+        self.waiting.append(answer)
+        return await answer
+
+    def closed(self, peer: Any) -> None:
+        self.peers.append(peer)
+
+
+class Says(Policy):
+    """Answers one hook with a reply, or raises it."""
+
+    def __init__(self, hook: str, reply: Reply | Exception) -> None:
+        async def answer(*rest: Any) -> Reply:
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        setattr(self, hook, answer)
