@@ -18,9 +18,12 @@ class News(SynchronousTestCase):
         self.clock = MemoryReactorClock()
         self.clock.advance(1000)
         self.worker = Worker(self.clock)
-        self.tally = Tally()
-        self.worker._serving = SimpleNamespace(parts=SimpleNamespace(tallies={"sessions": self.tally}))  # type: ignore[assignment]
-        self.tally.changed = lambda key, count: self.worker._tell_count("sessions", key, count)
+        self.tally, self.all = Tally(), Tally()
+        settings = SimpleNamespace(smtp=SimpleNamespace(connections=1000))
+        self.parts = SimpleNamespace(tallies={"addresses": self.tally, "sessions": self.all}, settings=settings)
+        self.worker._serving = SimpleNamespace(parts=self.parts)  # type: ignore[assignment]
+        self.tally.changed = lambda key, count: self.worker._tell_count("addresses", key, count)
+        self.all.changed = lambda key, count: self.worker._tell_count("sessions", key, count)
         self.told: list[Any] = []
         self.worker._say = lambda command, **what: self.told.append((command, what["entries"]))  # type: ignore[method-assign]
 
@@ -83,6 +86,19 @@ class News(SynchronousTestCase):
             self.have(count)
             self.clock.advance(GATHER)
             self.assertEqual(self.counts(), [count])
+
+    def test_all_sessions(self) -> None:
+        """What is next to nothing of the limit is in no hurry."""
+        for _ in range(10):
+            self.all.add("")
+        self.clock.advance(GATHER)
+        self.assertEqual(self.counts(), [])
+        self.all.add("")
+        self.clock.advance(GATHER)
+        self.assertEqual(self.counts(), [11])
+        self.all.remove("")
+        self.clock.advance(GATHER_SMALL)
+        self.assertEqual(self.counts(), [10])
 
     def test_nothing_to_tell(self) -> None:
         """A count that is again what it was is no news."""

@@ -39,6 +39,9 @@ GATHER = 0.02
 GATHER_SMALL = 0.25
 """Seconds until a count is told that has changed by no more than a part in :data:`PART`."""
 PART = 8
+SLACK = 12
+"""Of all sessions, no count is as small as the part of ``smtp.connections`` in so many: a hundredth of the limit more
+or less is no hurry."""
 GATHER_RATES = 0.05
 """The same for what rates count: more, and less urgent, so the first waits as well."""
 MOST_RATES = 5000
@@ -202,7 +205,10 @@ class Worker(amp.AMP):
         what = (kind, key)
         self._changed.add(what)
         known = self._known.get(what, 0)
-        if abs(count - known) * PART > known:
+        worth = known
+        if kind == "sessions" and self._serving is not None:
+            worth = max(known, self._serving.parts.settings.smtp.connections // SLACK)
+        if abs(count - known) * PART > worth:
             self._soon()
         elif self._news_call is None:
             self._news_call = self._reactor.callLater(GATHER_SMALL, self._send_news)
