@@ -9,9 +9,7 @@ twice: nobody but the server knows whether it has it, and losing it would be wor
 
 from __future__ import annotations
 
-import ipaddress
 import random
-import socket
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,23 +19,19 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from ..config.settings import Settings
-from ..mail.events import EventSink, Service, no_events
+from ..mail.events import EventSink, no_events
 from ..mail.status import MailError, Reply
-from ..runtime.quick import connect
 from ..smtp.client import MtaClient, SessionError
-from ..smtp.client_factory import MtaClientFactory
-from ..smtp.tls import ClientTls, TlsError, VerifiedTls, client_context, verifying_context
-from ..wire.client import ClientConnection
-from ..wire.exchange import NO_REQUIRETLS, By, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from ..smtp.tls import client_context
+from ..wire.exchange import By, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
 from .conversion import Converted, fit
 from .dns import IResolver
 from .interfaces import IDeliveryAgent, Job, Result
 from .mx import Hops, NextHops, Target
+from .opening import Opener
 from .pool import Lease, Pool
 from .router import split_host_port
 
-CONNECT_TIMEOUT = 30.0
-"""Seconds for a TCP connection, as Postfix has it."""
 JOB_TIME = 1800.0
 """Seconds for one job in all, besides what its size adds; the wait after a final dot is never cut short by it."""
 SLOWEST = 8192
@@ -58,10 +52,6 @@ class _Spot(msgspec.Struct, frozen=True):
 
 _NOWHERE = _Spot()
 _TOO_LONG = Outcome(Reply(451, "4.4.1", "The attempt took too long"), False)
-_UNPROVEN = (
-    "The message requires TLS, and nothing proves that {host} takes mail for this domain: "
-    "its MX is not protected by DNSSEC, as far as we can see"
-)
 _STOPPING = Outcome(Reply(451, "4.3.2", "This server is stopping"), False)
 
 
@@ -124,8 +114,7 @@ class _Agent:
 
     def __init__(self, settings: Settings, reactor: Any, events: EventSink) -> None:
         self._reactor = reactor
-        self._events = events
-        self._opening: set[Deferred[MtaClient]] = set()
+        self._opener = Opener(reactor, events, lmtp=self.lmtp)
         self._pool = Pool(**_bounds(settings))
         self._take_over(settings)
 
@@ -135,13 +124,14 @@ class _Agent:
         self._take_over(settings)
 
     def _take_over(self, settings: Settings) -> None:
-        self._hostname = settings.relay.hostname or settings.hostname or socket.gethostname()
         self._together = max(1, settings.relay.recipients_per_transaction)
         self._policy: TlsPolicy = "none"
         self._tls_optional = settings.relay.tls_optional
-        self._context: SSL.Context | None = None
-        self._authorities = (settings.tls, settings.relay.ca)
-        self._verifying: SSL.Context | None = None
+        self._opener.configure(settings, self._starttls(settings))
+
+    def _starttls(self, settings: Settings) -> SSL.Context | None:
+        """The context for STARTTLS; None: it is not used."""
+        return None
 
     async def _find(self, nexthop: str) -> Hops:
         raise NotImplementedError
@@ -154,8 +144,7 @@ class _Agent:
     def stop(self) -> Deferred[None]:
         """See :class:`IDeliveryAgent`.  Connections that are not up yet are given up; transactions are finished."""
         stopped = self._pool.stop()
-        for opening in list(self._opening):
-            opening.cancel()
+        self._opener.stop()
         return stopped
 
     async def deliver(self, job: Job) -> Sequence[Result]:
@@ -302,7 +291,7 @@ class _Agent:
             return
         target = targets[attempt.next]
         try:
-            attempt.client = await self._open(target, attempt.deadline, attempt.policy)
+            attempt.client = await self._opener.open(target, attempt.deadline, attempt.policy)
         except SessionError as error:
             attempt.next += 1
             attempt.unmet = attempt.unmet or error.unmet
@@ -320,61 +309,6 @@ class _Agent:
         if wish == "required":
             return "require"
         return "may" if wish == "optional" and self._policy == "encrypt" and self._tls_optional else self._policy
-
-    async def _open(self, target: Target, deadline: float, policy: TlsPolicy) -> MtaClient:
-        """A session with one target; in clear, where the policy allows it, if TLS breaks (RFC 7435 §3)."""
-        if policy == "require":
-            return await self._trusted(target, deadline)
-        try:
-            return await self._session(target, deadline, policy)
-        except SessionError as error:
-            if not error.tls or policy != "may" or self._pool.stopping:
-                raise
-            self._events(Service(time=self._reactor.seconds(), what="tls-fallback", detail=f"{target}: {error}"))
-            return await self._session(target, deadline, "none")
-
-    async def _trusted(self, target: Target, deadline: float) -> MtaClient:
-        """A session for mail that requires TLS (RFC 8689 §4.2.1).  A mailbox server on this machine needs none."""
-        if not target.authentic:
-            raise SessionError(Reply(550, NO_REQUIRETLS, _UNPROVEN.format(host=target.host)))
-        here = self.lmtp and (target.path or ipaddress.ip_address(target.address).is_loopback)
-        client = await self._session(target, deadline, "none" if here else "require")
-        client.trusted = True
-        return client
-
-    def _tls(self, policy: TlsPolicy, host: str) -> ClientTls | None:
-        if policy == "none":
-            return None
-        if policy == "require":
-            if self._verifying is None:
-                try:
-                    self._verifying = verifying_context(*self._authorities)
-                except TlsError as error:
-                    raise SessionError(Reply(451, "4.3.5", f"relay.ca: {error}")) from None
-            return VerifiedTls(self._verifying, host)
-        return ClientTls(self._context, host) if self._context is not None else None
-
-    async def _session(self, target: Target, deadline: float, policy: TlsPolicy) -> MtaClient:
-        hostname, lmtp = self._hostname, self.lmtp
-        tls = self._tls(policy, target.host)
-        factory = MtaClientFactory(
-            lambda: ClientConnection(hostname, tls=policy, lmtp=lmtp),
-            self._reactor,
-            str(target),
-            target.host,
-            tls,
-            deadline,
-        )
-        opening = factory.opened
-        self._opening.add(opening)
-        try:
-            if target.path:
-                self._reactor.connectUNIX(target.path, factory, CONNECT_TIMEOUT)
-            else:
-                connect(self._reactor, target.address, target.port, factory, CONNECT_TIMEOUT)
-            return await opening
-        finally:
-            self._opening.discard(opening)
 
 
 @implementer(IDeliveryAgent)
@@ -404,8 +338,10 @@ class SmtpAgent(_Agent):
     def _take_over(self, settings: Settings) -> None:
         super()._take_over(settings)
         self._policy = settings.relay.tls
-        self._context = self._given or client_context(settings.tls)
         self._hops.reconfigure(settings)
+
+    def _starttls(self, settings: Settings) -> SSL.Context:
+        return self._given or client_context(settings.tls)
 
     async def _find(self, nexthop: str) -> Hops:
         return await self._hops.find(nexthop)
