@@ -55,6 +55,8 @@ OK = constant(250, "2.0.0", "OK")
 QUIT = constant(221, "2.0.0", "Goodbye")
 READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
 TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
+NO_MEMORY = constant(452, "4.3.1", "There is not enough memory for this now; please try again later")
+NO_MEMORY_LEFT = constant(421, "4.3.1", "There is not enough memory for this session now; please try again later")
 TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
 TIMEOUT = constant(421, "4.4.2", "Waited too long; closing")
 TOO_MANY_ERRORS = constant(421, "4.7.0", "Too many refused commands; closing")
@@ -217,6 +219,18 @@ class MtaServer(ESMTP):
         wire = self.wire
         if wire.state == "closed":
             return
+        try:
+            self._received_data(data)
+        except MemoryError:
+            _log.error("There was no memory for what {session} said; it ends", session=self.peer.session)
+            if self._busy:  # what is under way is answered first: a client must not take a message for refused
+                self._read(False)  # something of what was said is missing, so nothing behind it may be heard
+                self.readConnectionLost()
+            else:
+                self._finish(NO_MEMORY_LEFT, "error")
+
+    def _received_data(self, data: bytes) -> None:
+        wire = self.wire
         wire.receive(data)
         if wire.state == "content" or wire.state == "chunk":
             self._received += len(data)
@@ -290,6 +304,9 @@ class MtaServer(ESMTP):
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, MailError):
             self._answered(error.reply, error.limit if isinstance(error, QuotaExceeded) else "")
+        elif isinstance(error, MemoryError):  # no traceback: that would want more of it
+            _log.error("There was no memory for a command of {session}", session=self.peer.session)
+            self._answered(NO_MEMORY)
         else:
             _log.failure("A command of {session} failed", Failure(error), session=self.peer.session)  # type: ignore[no-untyped-call]
             self._answered(TROUBLE)
