@@ -48,7 +48,7 @@ class Pace:
         self._pressed = now
 
     def began(self) -> None:
-        """An attempt has begun."""
+        """An attempt has begun, for mail of which :meth:`arrived` was told."""
         self._due -= 1.0
 
     def allowance(self, most: int, waiting: int, now: float) -> int:

@@ -313,7 +313,8 @@ class Scheduler:
         destination.turns.active += 1
         entry.started = now
         self._under_way.add(entry)
-        self._pace.began()
+        if entry.fresh:  # what another process has taken in is none of what has arrived here
+            self._pace.began()
         message = entry.message
         content = Content(self._store, message, entry.content)
         job = Job(message, entry.delivery, content)
