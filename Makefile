@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	@$(VENV)/issuer/bin/python -m pip install -qq --disable-pip-version-check 'canaille[oidc] >= 0.3.6'
 	@touch $@
 
-demo: $(STAMP)  ## the real service on loopback, with one message of each fate; Ctrl-C ends it
+demo: $(STAMP)  ## the real service on loopback, a message here, one elsewhere, one that bounces; Ctrl-C ends it
 	@$(BIN)/python -m twisted_mta.demo $(ARGS)
 
 test: $(STAMP)  ## all tests; PYTEST="-k word" for some, MTA_REQUIRE_PEERS=1 to miss none
