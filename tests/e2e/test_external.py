@@ -13,7 +13,7 @@ import trustme
 
 from tests.e2e.case import ANN, BEN, ServiceCase
 from tests.peers import peer_dir
-from tests.peers.clients import curl_smtp, swaks
+from tests.peers.clients import curl_smtp, msmtp, swaks
 from tests.peers.process import require
 
 pytestmark = pytest.mark.peer
@@ -88,18 +88,11 @@ class ExternalTests(ServiceCase):
     def test_msmtp(self) -> None:
         before = len(self.mta.mailbox(BEN))
         certificate, key = self.identity("ann")
-        done = subprocess.run(
-            [
-                require("msmtp"),
-                *("--file=/dev/null", "--host=localhost", f"--port={self.mta.submission}", "--tls=on"),
-                *(f"--tls-trust-file={self.ca}", f"--tls-cert-file={certificate}", f"--tls-key-file={key}"),
-                *("--auth=external", f"--user={ANN}", f"--from={ANN}", BEN),
-            ],
-            input="Subject: by msmtp\n\nhello\n",
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
+        done = msmtp(
+            self.mta.submission,
+            self.ca,
+            *(f"--tls-cert-file={certificate}", f"--tls-key-file={key}"),
+            *("--auth=external", f"--user={ANN}", f"--from={ANN}", BEN),
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.mta.wait_mailbox(BEN, before + 1)

@@ -13,6 +13,7 @@ import pytest
 from OpenSSL import SSL
 
 from tests.e2e.case import ANN, BEN, ServiceCase
+from tests.peers.clients import msmtp
 from tests.peers.process import LOOPBACK, require
 from tests.wire.scramclient import ScramClient
 from twisted_mta.directory.interfaces import User
@@ -69,18 +70,11 @@ class ScramTests(ServiceCase):
 
     def test_msmtp(self) -> None:
         before = len(self.mta.mailbox(BEN))
-        done = subprocess.run(
-            [
-                require("msmtp"),
-                *("--file=/dev/null", "--host=localhost", f"--port={self.mta.submissions}", "--tls=on"),
-                *("--tls-starttls=off", f"--tls-trust-file={self.ca}", "--auth=scram-sha-256", f"--user={ANN}"),
-                *(f"--passwordeval=echo '{self.password}'", f"--from={ANN}", BEN),
-            ],
-            input="Subject: by msmtp\n\nhello\n",
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
+        done = msmtp(
+            self.mta.submissions,
+            self.ca,
+            *("--tls-starttls=off", "--auth=scram-sha-256", f"--user={ANN}"),
+            *(f"--passwordeval=echo '{self.password}'", f"--from={ANN}", BEN),
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.mta.wait_mailbox(BEN, before + 1)
