@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from operator import itemgetter
+from typing import Any
 
 from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Done, HistoryEvent
@@ -278,21 +279,18 @@ class Batch:
         else:
             self.txn.delete(due_key(delivery, mid), db=self._tables.lanes)
 
-    def take_out(self, mid: bytes, delivery: Delivery, message: Message, event: HistoryEvent) -> None:
-        """Remove a delivery that is there, with its message if it is the last, but not from its lane, if it is in one:
-        :meth:`count_away` is to follow then.  ``event`` goes on record."""
+    def take_out(self, mid: bytes, delivery: Delivery, message: Message, event: HistoryEvent, cursor: Any) -> None:
+        """Remove the delivery at which ``cursor`` stands, with its message if it is the last, but not from its lane, if
+        it is in one: :meth:`count_away` is to follow then.  ``event`` goes on record."""
         totals = self.totals
         totals.deliveries -= 1
         totals.recipients -= len(delivery.recipients)
         totals.held -= delivery.state == "held"
-        key = delivery_key(mid, delivery.destination)
-        self._unlist(key, delivery)
+        self._unlist(cursor.key(), delivery)
         if delivery.owner:
             self._displace(mid, delivery)
-        with self.txn.cursor(self._tables.delivery) as cursor:
-            cursor.set_key(key)
-            cursor.delete()
-            others = cursor.key().startswith(mid) or (cursor.prev() and cursor.key().startswith(mid))
+        cursor.delete()
+        others = cursor.key().startswith(mid) or (cursor.prev() and cursor.key().startswith(mid))
         if others or not self.txn.delete(mid, db=self._tables.message):
             self.add_story(mid, encode((event,)))
             return
@@ -301,10 +299,12 @@ class Batch:
         self.add_story(mid, encode((event, done)))
         self.events.append(done)
 
-    def count_away(self, destination: str, customer: str, priority: int, recipients: int, held: bool) -> None:
-        """Count a delivery out of its lane that was taken out before, and its entry there removed."""
+    def count_away(
+        self, destination: str, customer: str, priority: int, deliveries: int, recipients: int, held: int
+    ) -> None:
+        """Count deliveries out of their lane that were taken out before, and their entries there removed."""
         lane = self.lane(destination, customer, priority)
-        lane.row.deliveries -= 1
+        lane.row.deliveries -= deliveries
         lane.row.recipients -= recipients
         lane.row.held -= held
         lane.look = True

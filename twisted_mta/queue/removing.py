@@ -12,6 +12,8 @@ A process that dies then leaves a note behind, by which the next repair (:mod:`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from ..mail.envelope import Delivery, Message
 from ..mail.ids import id_key
@@ -38,6 +40,7 @@ MOST = 1_000_000
 
 _HELD = 1 << 31
 _COUNT = 4
+_LANE = itemgetter(slice(LANE_BYTES))
 
 
 class TakeOut(Operation):
@@ -61,16 +64,17 @@ class TakeOut(Operation):
         batch.changed = True
         batch.txn.put(removing_key(self._owner), b"", db=batch.tables.meta)
         entries: list[bytes] = []
-        for message, delivery in self._deliveries:
-            mid = id_key(delivery.id)
-            raw = batch.txn.get(delivery_key(mid, delivery.destination), db=batch.tables.delivery)
-            if raw is not None:
-                there = delivery if raw == encode(delivery) else decode_delivery(raw)
-                entries.append(b"" if there.owner else _entry(there, mid))
-                event = operator_event(there, "remove", self._who, self._now)
-                batch.events.append(event)
-                batch.take_out(mid, there, message, event)
-            yield entries
+        with batch.txn.cursor(batch.tables.delivery) as cursor:
+            for message, delivery in self._deliveries:
+                mid = id_key(delivery.id)
+                if cursor.set_key(delivery_key(mid, delivery.destination)):
+                    raw = cursor.value()
+                    there = delivery if raw == encode(delivery) else decode_delivery(raw)
+                    entries.append(b"" if there.owner else _entry(there, mid))
+                    event = operator_event(there, "remove", self._who, self._now)
+                    batch.events.append(event)
+                    batch.take_out(mid, there, message, event, cursor)
+                yield entries
         if not self._deliveries:
             yield entries
 
@@ -86,16 +90,20 @@ class Forget(Operation):
         self._entries = entries
 
     def apply(self, batch: Batch) -> Iterator[None]:
-        for entry in self._entries:
-            yield
-            if not entry:
-                continue
-            key, count = entry[:-_COUNT], int.from_bytes(entry[-_COUNT:], "big")
-            batch.txn.delete(key, db=batch.tables.lanes)
-            raw = batch.txn.get(key[:LANE_BYTES], db=batch.tables.lanes)
+        for lane, entries in groupby([entry for entry in self._entries if entry], _LANE):
+            recipients = held = deliveries = 0
+            for entry in entries:
+                count = int.from_bytes(entry[-_COUNT:], "big")
+                batch.txn.delete(entry[:-_COUNT], db=batch.tables.lanes)
+                deliveries += 1
+                recipients += count & ~_HELD
+                held += bool(count & _HELD)
+                yield
+            raw = batch.txn.get(lane, db=batch.tables.lanes)
             if raw is not None:
                 row = decode_lane(raw)
-                batch.count_away(row.destination, row.customer, row.priority, count & ~_HELD, bool(count & _HELD))
+                batch.count_away(row.destination, row.customer, row.priority, deliveries, recipients, held)
+        yield
 
 
 class Finish(Operation):
