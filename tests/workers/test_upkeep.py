@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.queue.rules import disk_full
-from twisted_mta.workers.upkeep import REST, SWEEP, SWEEP_LIMIT, TEND, Upkeep
+from twisted_mta.workers.upkeep import FIRST, REST, SWEEP, SWEEP_LIMIT, TEND, Upkeep
 
 
 class UpkeepTests(SynchronousTestCase):
@@ -29,6 +29,12 @@ class UpkeepTests(SynchronousTestCase):
         self.answer: Deferred[bool] | None = None
         self.upkeep = Upkeep(parts, self.clock)
 
+    def start(self) -> None:
+        self.upkeep.start()
+        self.clock.pump([TEND] * int(FIRST / TEND - 1))
+        self.assertEqual((self.tended, self.expired), ([], []), "mail goes first")
+        self.clock.advance(TEND)
+
     def tend(self) -> Deferred[bool]:
         found = self.answer if self.answer is not None else succeed(len(self.tended) % 3 != 2)
         self.tended.append(found)
@@ -41,7 +47,7 @@ class UpkeepTests(SynchronousTestCase):
         return succeed(count)
 
     def test_rests_between_segments_and_stops_when_there_are_none(self) -> None:
-        self.upkeep.start()
+        self.start()
         self.assertEqual(len(self.tended), 1)
         self.clock.pump([REST, REST])
         self.assertEqual(len(self.tended), 3)
@@ -54,21 +60,22 @@ class UpkeepTests(SynchronousTestCase):
         self.assertEqual((len(self.tended), self.clock.getDelayedCalls()), (4, []))
 
     def test_forgets_all_that_is_too_old(self) -> None:
-        self.upkeep.start()
-        self.assertEqual(self.expired, [1e9 - 1000] * 3)
+        self.start()
+        self.clock.pump([TEND] * int(SWEEP / TEND - FIRST))
+        self.assertEqual(self.expired, [1e9 + SWEEP - 1000] * 3)
         self.assertEqual(self.left, 0)
         self.upkeep.stop()
 
     def test_leaves_it_to_whoever_has_it(self) -> None:
         self.mine = False
-        self.upkeep.start()
+        self.start()
         self.clock.advance(SWEEP)
         self.assertEqual((self.tended, self.expired), ([], []))
         self.upkeep.stop()
 
     def test_a_failure_passes(self) -> None:
         self.answer = fail(disk_full())
-        self.upkeep.start()
+        self.start()
         self.answer = succeed(False)
         self.clock.pump([TEND] * 10)
         self.assertEqual(len(self.tended), 1)

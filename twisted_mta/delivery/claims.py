@@ -19,6 +19,9 @@ from .retry import RetryPolicy
 LANES = 500
 """Due lanes asked for at once, beyond those that are known to be due."""
 
+FIRST_LANES = 16
+"""The same at first: each is read from anywhere in a file of which nothing may be in memory."""
+
 MOST_LANES = 20_000
 """Due lanes asked for at most."""
 
@@ -27,6 +30,10 @@ TOLD_LANES = 10_000
 
 CLAIMS = 100
 """Claims under way at once."""
+
+FIRST_CLAIMS = 4
+"""The same at first, one more with each that was answered: a commit writes what is claimed in it together, anywhere in
+the file, and nothing goes out before."""
 
 HELD = 600.0
 """Seconds for which a delivery that is due in the store, but in memory already, is armed again."""
@@ -61,6 +68,9 @@ class Claims:
         self._due = 0
         self._feeding = False
         self._most = PAGE
+        self._lanes = FIRST_LANES
+        self._at_once = FIRST_CLAIMS
+        self._more = False
         self.retry = retry
         self.mine: Callable[[str], bool] | None = None
         self.generation = 0
@@ -75,7 +85,11 @@ class Claims:
         if due is None or due > now:
             return
         # Lanes known to be due come first in the answer as long as they wait: look behind them.
-        for key in self._store.due(now, min(LANES + self._due, MOST_LANES), self.mine):
+        limit = min(self._lanes + self._due, MOST_LANES)
+        found = self._store.due(now, limit, self.mine)
+        self._more = self._lanes < LANES and len(found) >= limit
+        self._lanes = min(self._lanes * 8, LANES)
+        for key in found:
             self._note(key)
         self.feed()
 
@@ -115,7 +129,7 @@ class Claims:
 
     def _feed(self, now: float) -> None:
         hungry = self._hungry
-        while hungry and self.outstanding < CLAIMS and not self.halted:
+        while hungry and self.outstanding < self._at_once and not self.halted:
             destination = hungry.popleft()
             destination.hungry_queued = False
             if not destination.hungry:
@@ -185,6 +199,7 @@ class Claims:
             active.admit(claim.message, delivery, content, lane, fresh=False, generation=self.generation, octets=octets)
             taken += 1
         self._over(lane, count - taken)
+        self._at_once = min(self._at_once + 1, CLAIMS)
         self._most = min(self._most * 2, PAGE)
         if lane.due:  # said to be due again while it was claimed
             lane.destination.hungry.push(lane)
@@ -193,7 +208,10 @@ class Claims:
         self._wants(lane.destination)
         active.may_be_empty(lane)
         self._arrived()
-        self.feed()
+        if self._more and not self._hungry:
+            self.poll(self._clock.seconds())
+        else:
+            self.feed()
 
     def _refused(self, failure: Failure, lane: WaitingLane, count: int) -> None:
         """The next poll finds the lane due again.  A store without room may have some for one delivery."""

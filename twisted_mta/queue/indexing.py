@@ -25,8 +25,11 @@ from .terms import SEGMENT, SEGMENT_TERMS, Segment, is_segment, make_segment, te
 AGE = 30.0
 """Seconds after which most mail has left the queue, and what is left is worth a segment."""
 
-LOOKS = 256
-"""Segments that one step looks at."""
+LOOKS = 16
+"""Segments of which one step looks how many messages are left: each takes :data:`SAMPLES` pages of the file."""
+
+PASSES = 4096
+"""Segments that it passes to find an interval without one."""
 
 SAMPLES = 16
 """Messages of a segment that are looked for, to know how many of it are left."""
@@ -39,6 +42,8 @@ PAUSE = 0.002
 """Seconds of work in a thread, and of waiting, in turns: whoever needs the interpreter is not held up."""
 
 _MARK = b"\0"
+_SHORT = 64
+"""Octets of which a mark has less."""
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -110,7 +115,7 @@ class Indexer:
         self._environment = environment
         self._tables = environment.tables
         self._clock = clock
-        self._position = b""  # behind which the next look begins
+        self._passed = self._position = b""  # behind which the next looks begin
         self._stopped = False
 
     def stop(self) -> None:
@@ -133,10 +138,25 @@ class Indexer:
 
     def _wanted(self, until: bytes) -> Interval | None:
         with self._environment.read_in_thread(buffers=True) as txn:
-            return self._worn(txn) or self._tail(txn, until)
+            return self._unmade(txn) or self._worn(txn) or self._tail(txn, until)
+
+    def _unmade(self, txn: Any) -> Interval | None:
+        """The next interval without a segment.  No page of one that has is touched."""
+        with txn.cursor(self._tables.segment) as cursor:
+            previous, more = _behind(cursor, self._passed)
+            for _ in range(PASSES):
+                if not more:
+                    self._passed = b""
+                    return None
+                self._passed, raw = bytes(cursor.key()), cursor.value()
+                if len(raw) < _SHORT and not is_segment(raw):
+                    return Interval(previous, self._passed)
+                previous = self._passed
+                more = cursor.next()
+        return None
 
     def _worn(self, txn: Any) -> Interval | None:
-        """The next interval without a segment, or some neighbours that have few messages left."""
+        """Some neighbours that have few messages left, or an interval without a segment beside them."""
         run: list[bytes] = []  # the ends of such neighbours
         first, total = b"", 0.0
         with txn.cursor(self._tables.segment) as cursor:

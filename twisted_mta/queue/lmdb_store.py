@@ -35,7 +35,7 @@ from .interfaces import (
     Settlement,
     Usage,
 )
-from .operations import Act, Enter, Expire, Orphan, Reclaim, Remember, Settle, Sweep, TakeDue, Tell
+from .operations import Act, Enter, Expire, Orphan, Reclaim, Remember, Settle, TakeDue, Tell
 from .owners import Owners
 from .reading import Reader
 from .removing import DELIVERIES, ENTRIES, MOST, Finish, Forget, TakeOut
@@ -46,8 +46,8 @@ from .writer import IWriter, ThreadWriter
 MENDS = 2000
 """Discrepancies that are mended in one operation."""
 
-RECLAIMED = 500
-"""Deliveries that are taken from the dead in one operation."""
+RECLAIMED = 200
+"""Deliveries that are taken from the dead in one operation, between which others have their turn."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -110,9 +110,7 @@ class LmdbStore:
             self._owner, environment.generation = await self._writer.submit(Enter())
             self._owners.enter(self._owner)
             self._ids = IdMaker(self._owner, self._clock.seconds)
-            for key in await self._writer.submit(Orphan(self._owners.alive)):
-                while await self._writer.submit(Sweep(key)):
-                    pass
+            await self._writer.submit(Orphan(self._owners.alive))
         except BaseException:
             await self._close()
             raise

@@ -385,6 +385,7 @@ class Reclaim(Operation):
     """Take what stands under these keys of ``owned`` from owners that have died.  The result: how many it were."""
 
     __slots__ = ("_keys", "_now")
+    bulk = True
 
     def __init__(self, keys: Sequence[bytes], now: float) -> None:
         super().__init__()
@@ -501,7 +502,7 @@ class Enter(Operation):
 
 
 class Orphan(Operation):
-    """Hand what a process that died was receiving to the sweep.  The result: the keys to be swept."""
+    """Hand what a process that died was receiving to the sweep."""
 
     __slots__ = ("_alive",)
 
@@ -509,12 +510,9 @@ class Orphan(Operation):
         super().__init__()
         self._alive = alive
 
-    def apply(self, batch: Batch) -> list[bytes]:
-        keys: list[bytes] = []
+    def apply(self, batch: Batch) -> None:
         with batch.txn.cursor(batch.tables.spool) as cursor:
             rows = [(key, decode_spool(value).owner) for key, value in cursor]
         for key, owner in rows:
             if not owner or not self._alive(owner):
-                batch.txn.put(key, encode(Spool(0)), db=batch.tables.spool)
-                keys.append(key)
-        return keys
+                batch.trash(key)

@@ -15,6 +15,8 @@ SWEEP = 60.0
 """Seconds between two looks at history that has grown too old."""
 SWEEP_LIMIT = 1000
 """Messages whose history one look forgets."""
+FIRST = 10.0
+"""Seconds from the start to the first look: mail goes first."""
 TEND = 1.0
 """Seconds between two looks at what has no segment."""
 REST = 0.1
@@ -39,10 +41,13 @@ class Upkeep:
     def start(self) -> None:
         """Begin."""
         self._running = True
+        self._resume = self._reactor.seconds() + FIRST
         for work, seconds in ((self._forget, SWEEP), (self._tend, TEND)):
             call = LoopingCall(lambda work=work: Deferred.fromCoroutine(self._carefully(work)))
             call.clock = self._reactor
-            call.start(seconds).addErrback(lambda failure: self._log.failure("The queue has no more upkeep", failure))
+            call.start(seconds, now=False).addErrback(
+                lambda failure: self._log.failure("The queue has no more upkeep", failure)
+            )
             self._calls.append(call)
 
     def stop(self) -> None:
