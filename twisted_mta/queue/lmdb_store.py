@@ -90,7 +90,7 @@ class LmdbStore:
     # Life
 
     def start(self) -> Deferred[None]:
-        """Open it and remove what dead processes left."""
+        """Open it and begin to remove what dead processes left."""
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
