@@ -138,7 +138,7 @@ class StopTest(LmdbCase):
             self.store = self.make()
             await self.store.start()
             self.assertEqual(await self.store.verify(False), [])
-            self.assertEqual(self.rows("spool"), [])
+            await self.until(lambda: not self.rows("spool"))
 
     def test_a_process_that_never_stops_its_store_ends(self) -> None:
         code = (
