@@ -105,6 +105,42 @@ class BatchTest(LmdbCase):
         self.assertLess(told[0].queued, told[1].queued)
         self.assertGreaterEqual(told[1].queued, 0.09)
 
+    async def shared(self, during: int, after: int) -> list[int]:
+        """How many operations shared each commit, where ``during`` came while one was under way and ``after`` when it
+        was over."""
+        self.patch(writers, "SLICE", 60.0)
+        self.patch(writers, "GATHER", 0.5)
+        told: list[Commit] = []
+        self.store.watch_commits(told.append)
+        release, committing = threading.Event(), threading.Event()
+        commit = Environment.commit
+
+        def slow(environment: Environment, txn: Any) -> None:
+            committing.set()
+            release.wait(10)
+            commit(environment, txn)
+
+        with mock.patch.object(Environment, "commit", slow):
+            rest: list[Deferred[Any]] = []
+            first = self.commit_many(1)[0].addCallback(lambda _: rest.extend(self.commit_many(after)))
+            await self.until(committing.is_set)
+            rest += self.commit_many(during)
+            await task.deferLater(REACTOR, 0.1, lambda: None)
+            release.set()
+            await first
+            await gatherResults(rest)
+        return [one.operations for one in told]
+
+    async def test_what_comes_just_after_a_commit_is_in_the_next(self) -> None:
+        self.assertEqual(await self.shared(3, 2), [1, 5])
+
+    async def test_enough_wait_for_no_more(self) -> None:
+        self.assertEqual(await self.shared(writers.ENOUGH, 2), [1, writers.ENOUGH, 2])
+
+    async def test_those_that_make_it_enough_end_the_wait(self) -> None:
+        self.patch(writers, "REST", 1000.0)
+        self.assertEqual(await self.shared(3, writers.ENOUGH), [1, 3 + writers.ENOUGH])
+
     async def test_what_failed_is_no_commit(self) -> None:
         told: list[Commit] = []
         self.store.watch_commits(told.append)

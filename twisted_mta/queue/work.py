@@ -44,6 +44,9 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self._prompt or self._bulk)
 
+    def __len__(self) -> int:
+        return len(self._prompt) + len(self._bulk)
+
     def add(self, operation: Operation) -> None:
         """Put an operation in line."""
         if not (self._prompt or self._bulk):

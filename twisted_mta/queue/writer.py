@@ -46,6 +46,15 @@ YIELD = 0.00001
 EARLY = 0.7
 """The part of a usual commit's time that passes before the reactor begins to yield to its end."""
 
+REST = 2.0
+"""For how many times as long as a commit took operations are gathered after it, before the next begins."""
+
+GATHER = 0.005
+"""Seconds at most for which they are."""
+
+ENOUGH = 20
+"""Operations that need not wait for more."""
+
 LAZY = 0.5
 """Seconds after which what waits for the next commit makes one of its own."""
 
@@ -274,10 +283,22 @@ class ThreadWriter(_Writer):
         elif self._start_call is None:
             self._start_call = self._reactor.callLater(LAZY if lazily else 0, self._start)
             self._start_soon = not lazily
-        elif not lazily and not self._start_soon:
+        elif not lazily and (not self._start_soon or len(self._waiting) == ENOUGH):
             self._start_call.reset(0)
             self._start_soon = True
         return operation.deferred
+
+    def _gather(self, commit: Commit | None) -> None:
+        """Begin with what waits, as soon as there is enough of it or enough time has passed.
+
+        A commit costs about a millisecond for itself, whatever is in it, and other processes want the write lock, too.
+        """
+        rest = 0.0 if commit is None else min(REST * (commit.locked + commit.took), GATHER)
+        if len(self._waiting) >= ENOUGH or self._closed or not rest:
+            self._start()
+        elif self._start_call is None:
+            self._start_call = self._reactor.callLater(rest, self._start)
+            self._start_soon = True
 
     def _start(self) -> None:
         if self._start_call is not None and self._start_call.active():
@@ -331,8 +352,7 @@ class ThreadWriter(_Writer):
     def _finished(self, work: Work) -> None:
         self._at_work = False
         if self._waiting and work.broken is None:
-            # The next sync runs while what follows from this one is done.
-            self._start()
+            self._gather(work.commit)
         self._tell(work)
         if self._closing is not None:
             self._close_if_idle()
