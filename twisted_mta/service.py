@@ -81,6 +81,7 @@ class MtaService(MultiService):
         self._pair: PairBytes = None
         self._status_file: StatusFile | None = None
         self._status: Status | None = None
+        self._shown: Status | None = None
         self._server: Serving | Pool | None = None
         self._starting: Deferred[None] | None = None
         self._turns = DeferredLock()
@@ -268,10 +269,17 @@ class MtaService(MultiService):
         if self._status is not None and self._status_file is not None and self._server is not None and not self._left:
             report = self._server.report()
             changes |= {"refused": report.refused, "refused_last": report.refused_last}
-            status = msgspec.structs.replace(self._status, workers=self._server.workers(), **changes)
-            if status != self._status:
-                self._status = status
-                self._status_file.update(status)
+            self._status = msgspec.structs.replace(self._status, workers=self._server.workers(), **changes)
+            if self._status == self._shown:
+                return
+            try:
+                self._status_file.update(self._status)
+            except OSError as error:  # the disk is full, say: the next turn tries again
+                if self._shown is not None:
+                    self._log.warn("The status can't be written: {error}", error=error)
+                self._shown = None
+            else:
+                self._shown = self._status
 
     def _event(self, what: str, detail: str = "") -> None:
         if self._server is not None:

@@ -129,6 +129,23 @@ class Deaths(PoolCase):
         self.assertEqual((first.killed, second.killed), (True, False))
         self.assertEqual(self.pool.report().sessions, 3)
 
+    def test_whose_store_has_failed_gives_way_to_another(self) -> None:
+        """A worker can't open its store anew; its successor does."""
+        first, second = self.serve()
+        events: list[Any] = []
+        self.pool.events = events.append  # type: ignore[method-assign, assignment]
+        self.clock.advance(1)
+        first.answer(c.Ping, {"report": c.Report(trouble="the disk failed")})
+        second.answer(c.Ping, {"report": c.Report()})
+        self.assertEqual((first.killed, second.killed), (True, False))
+        first.die()
+        self.clock.advance(0)
+        self.assertEqual([child.slot for child in self.children], [0, 1, 0])
+        self.children[2].answer(c.Start)
+        self.assertEqual(self.pool.problem(), "")
+        self.assertEqual([event.what for event in events], ["worker-died", "worker-started"])
+        self.assertIn("the disk failed", events[0].detail)
+
     def test_a_clock_that_jumps_kills_nobody(self) -> None:
         first, _ = self.serve()
         self.clock.advance(10_000)

@@ -247,7 +247,16 @@ class Pool:
                 slot.life.silent()
             elif not child.pinged:
                 child.pinged = True
-                child.ask(c.Ping).addCallbacks(_answered, _lost, callbackArgs=(child,))
+                child.ask(c.Ping).addCallbacks(self._answered, _lost, callbackArgs=(slot, child))
+
+    def _answered(self, answer: Any, slot: Slot, child: Child) -> None:
+        child.pinged = False
+        child.quiet = 0.0
+        child.report = answer["report"]
+        if child.report.trouble and slot.child is child and not slot.why:
+            # Its store takes nothing more until it is opened anew, which another process does while others serve.
+            slot.why = child.report.trouble
+            slot.life.silent()
 
     # Reload
 
@@ -270,7 +279,8 @@ class Pool:
         self.event_log.reconfigure(self._settings.log)
         for slot in self._slots:
             if slot.child is not None and slot.child not in self._asked:
-                slot.child.tell(c.Stop)  # it began with the old ones, after the others were asked: it begins anew
+                slot.why = "it began with the settings of before the reload"  # after the others were asked
+                slot.child.tell(c.Stop)
         await self._tell_all(c.Commit)
 
     async def abandon(self) -> None:
@@ -349,12 +359,6 @@ class Pool:
 
     def _event(self, what: str, detail: str) -> None:
         self.events(Service(time=self.reactor.seconds(), what=what, detail=detail))
-
-
-def _answered(answer: Any, child: Child) -> None:
-    child.pinged = False
-    child.quiet = 0.0
-    child.report = answer["report"]
 
 
 def _lost(failure: Any) -> None:
