@@ -117,7 +117,6 @@ def make_second(env: Any, txn: Any) -> None:
     due, lane = env.open_db(b"due", txn=txn), env.open_db(b"lane", txn=txn)
     lanes, owned, wake, meta = [env.open_db(name, txn=txn) for name in (b"lanes", b"owned", b"wake", b"meta")]
     txn.drop(lanes)
-    txn.drop(env.open_db(b"summary", txn=txn))
     txn.drop(owned)
     txn.drop(wake, delete=False)
     rows: dict[bytes, records.LaneRow] = {}

@@ -55,7 +55,6 @@ class Tables:
     held: Db
     reason: Db
     segment: Db
-    summary: Db
     meta: Db
 
 

@@ -23,8 +23,6 @@ table          key                                   value
 ``reason``     reason, id, destination               nothing; one for each delivery with such a last reply
 ``segment``    the last id of an interval            the terms of the interval's messages (:mod:`.terms`), a mark that
                                                      they are being gathered, or nothing
-``summary``    the last id of its last segment       what a run of segments has of each term (:mod:`.terms`), or a
-                                                     mark that it is being gathered
 ``meta``       name                                  schema version, incarnation, generation, changes, :class:`Totals`
 =============  ====================================  ==============================================================
 
@@ -61,7 +59,6 @@ TABLES: Final = (
     "held",
     "reason",
     "segment",
-    "summary",
     "meta",
 )
 

@@ -63,13 +63,11 @@ def _put_all(txn: Any, table: Any, rows: list[tuple[bytes, bytes]], texts: dict[
 
 
 def _join_lanes_and_due(env: Any, txn: Any) -> None:
-    """2 to 3: a lane's row stands before its deliveries; what is in the memory of a process is in no lane.
-
-    There is a table for summaries of segments, which are made by and by."""
+    """2 to 3: a lane's row stands before its deliveries; what is in the memory of a process is in no lane."""
     delivery, due, lane, wake, meta = [
         env.open_db(name, txn=txn, create=False) for name in (b"delivery", b"due", b"lane", b"wake", b"meta")
     ]
-    lanes, owned, _ = [env.open_db(name, txn=txn) for name in (b"lanes", b"owned", b"summary")]
+    lanes, owned = [env.open_db(name, txn=txn) for name in (b"lanes", b"owned")]
     away = _take_owned(txn, delivery, due, owned)
     rows: list[tuple[bytes, bytes]] = []
     destinations, last = 0, b""
