@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from .process import LOOPBACK, Daemon, PeerFailed, free_port, wait_for, wait_for
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 MTA = str(Path(sys.executable).with_name("mta"))
+LATE = 0.01
+"""Seconds that an event may be late in the log: it is written at most once in 5 ms."""
 
 Tree = Mapping[str, Any]
 
@@ -180,6 +183,7 @@ class Mta(Daemon):
 
     def events(self, kind: str = "", **fields: Any) -> list[dict[str, Any]]:
         """The events in the log, of one kind and with these fields if given."""
+        time.sleep(LATE)
         found = []
         for line in self.output().splitlines():
             if not line.startswith("{"):

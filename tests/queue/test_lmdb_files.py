@@ -29,6 +29,7 @@ from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.events import Service
 from twisted_mta.queue import environment as environments
 from twisted_mta.queue import records
+from twisted_mta.queue import writer as writers
 from twisted_mta.queue.environment import Environment
 from twisted_mta.queue.interfaces import CHUNK, QueueFilter, StoreUnavailable
 from twisted_mta.queue.lmdb_store import LmdbStore
@@ -139,6 +140,12 @@ class StopTest(LmdbCase):
             await self.store.start()
             self.assertEqual(await self.store.verify(False), [])
             await self.until(lambda: not self.rows("spool"))
+
+    async def test_a_thread_that_could_not_be_started_is_not_waited_for(self) -> None:
+        scarce = RuntimeError("can't start new thread")
+        with mock.patch.object(writers, "deferToThreadPool", side_effect=scarce), self.assertRaises(RuntimeError):
+            await self.store.page(QueueFilter(), "", 10)
+        await self.store.stop().addTimeout(10, REACTOR)
 
     def test_a_process_that_never_stops_its_store_ends(self) -> None:
         code = (

@@ -203,7 +203,7 @@ class Rates(EtrnCase):
         """What one is asked for the others hear of, and of its end."""
         asked = self.server.parts.tallies["etrn"]
         told: list[tuple[str, int]] = []
-        asked.changed = lambda node: told.append((node, asked.own.get(node, 0)))
+        asked.changed = lambda node, count: told.append((node, count))
         client = self.neighbour()
         self.ask(client, "else.example")
         self.server.advance(30)

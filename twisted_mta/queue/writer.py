@@ -367,7 +367,12 @@ class ThreadWriter(_Writer):
         self._reads += 1
         if self._breath_call is None:
             self._breath_call = self._reactor.callLater(INTERVAL, self._breathe_again)
-        return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs).addBoth(self._was_read)
+        try:
+            reading = deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
+        except BaseException:  # no thread is to be had, and none is to be waited for at the end
+            self._reads -= 1
+            raise
+        return reading.addBoth(self._was_read)
 
     def _was_read(self, result: _T) -> _T:
         self._reads -= 1
