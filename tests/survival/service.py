@@ -223,7 +223,8 @@ class Service(Preloaded):
         since = time.time()
         os.kill(process, signal.SIGSTOP)
         wait_for("the end of what hangs", lambda: state(process) not in {"T", "t"}, seconds)
-        if not alive(process):
+        with contextlib.suppress(PeerFailed):  # who is killed runs for a moment, in which to die
+            wait_for("its end", lambda: not alive(process), 3)
             self.deaths.append(Death(process, since, time.time()))
 
     @contextlib.contextmanager
