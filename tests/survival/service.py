@@ -222,6 +222,7 @@ class Service(Preloaded):
         """SIGSTOP, until its parent has killed it, on record, or somebody else has it go on."""
         since = time.time()
         os.kill(process, signal.SIGSTOP)
+        wait_for("the stop", lambda: state(process) in {"T", "t", "Z"})  # it may be at work for a moment yet
         wait_for("the end of what hangs", lambda: state(process) not in {"T", "t"}, seconds)
         with contextlib.suppress(PeerFailed):  # who is killed runs for a moment, in which to die
             wait_for("its end", lambda: not alive(process), 3)
