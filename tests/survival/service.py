@@ -32,6 +32,7 @@ ROOT = HERE.parents[1]
 _TAG = re.compile(rb"^X-Tag: (\S+)", re.MULTILINE)
 _TO = re.compile(rb"^Delivered-To: (\S+)", re.MULTILINE)
 _PROCESS = re.compile(r"P(\d+)Q")
+UNRECORDED = "deliveries that ended could not be written down; they may be made again"
 _DIED = re.compile(r"process (\d+)")
 
 
@@ -240,10 +241,17 @@ class Service(Preloaded):
             self.full.append((began, time.time() + 2))  # what has failed is tried again after a while
 
     def upgrade(self) -> None:
-        """Hand over to a new version of the same program, and wait for the old one's end."""
-        old = self.now
+        """Hand over to a new version of the same program, and wait for the old one's end.
+
+        Where a worker of the old one says that it could not put on record what it had delivered, because its store had
+        failed just before, it counts as one that died.
+        """
+        old, workers, since = self.now, self.workers().values(), time.time()
+        lost = self.output().count(UNRECORDED)
         self.cli("upgrade")
         wait_for("the old one's end", lambda: not alive(old), 90)
+        if self.output().count(UNRECORDED) > lost:
+            self.deaths += [Death(process, since, time.time()) for process in workers]
         if self.process is not None:
             self.process.poll()
 
