@@ -174,11 +174,14 @@ class Soak:
 
     def _remove(self) -> None:
         """An operator gives up on the host that is never there."""
+        removed = [
+            one
+            for one in self.mta.json("queue", "list", "--destination", domain("gone"), "--limit", "100000")
+            if self.mta.run_cli("queue", "remove", f"{one['id']}/{one['destination']}").returncode == 0
+        ]
+        # By now the senders know the id of each, also of what had just come in.
         tags = {it.id: it.tag for it in list(self.senders.sent.values()) if it.id}
-        for one in self.mta.json("queue", "list", "--destination", domain("gone"), "--limit", "100000"):
-            done = self.mta.run_cli("queue", "remove", f"{one['id']}/{one['destination']}")
-            if done.returncode == 0:
-                self.removed |= {(tags.get(one["id"], one["id"]), it["address"]) for it in one["recipients"]}
+        self.removed |= {(tags.get(one["id"], one["id"]), it["address"]) for one in removed for it in one["recipients"]}
 
     def _sample(self) -> None:
         pause = min(5.0, max(0.5, self.seconds / 720))
