@@ -97,9 +97,12 @@ class DescriptorTests(ScarcityCase):
             session.ehlo()
             self.assertEqual(self.send(session, "before"), 250)
             mta.wait_mailbox(ANN)
+            mta.wait_empty()
             soft, hard = resource.prlimit(mta.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(mta.pid, resource.RLIMIT_NOFILE, (lowest_free(mta.pid), hard))
             for number in range(5):
+                # Anew each time: what was still open at the time before (the mailbox, the commands' socket) has
+                # been closed since, and would be free.
+                resource.prlimit(mta.pid, resource.RLIMIT_NOFILE, (lowest_free(mta.pid), hard))
                 self.assertIn(self.send(session, f"scarce{number}"), (250, 421, 451, 452))
             self.assertTrue(self.promised - {"before"}, "what needs no descriptor goes on")
             mta.wait_event("defer", 20)

@@ -32,8 +32,23 @@ class PageTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         """What the table offers is there."""
-        words = " ".join(line for line in PAGE.read_text().splitlines() if line.startswith("|"))
+        offered, _, _ = PAGE.read_text().partition("## Survival")
+        words = " ".join(line for line in offered.splitlines() if line.startswith("|"))
         called = set(re.findall(r"(?<![.\w])([a-z_]+)(?=[`(])", words))
         there = {*dir(TestServer), *dir(MemoryClient), *dir(Remote), "mails"}
         self.assertGreater(len(called), 25)
         self.assertEqual(called - there, set())
+
+    def test_survival(self) -> None:
+        """What the table of faults names: each file is there, and each test is in the file before it."""
+        _, _, survival = PAGE.read_text().partition("## Survival")
+        rows = [line for line in survival.splitlines() if line.startswith("| ") and "`" in line]
+        self.assertGreater(len(rows), 10)
+        for row in rows:
+            source = ""
+            for name in re.findall(r"`(tests/[\w/]+\.py|test_\w+)`", row):
+                if name.endswith(".py"):
+                    source = (PAGE.parent.parent / name).read_text()
+                else:
+                    self.assertIn(f"def {name}(", source, row)
+            self.assertTrue(source, row)
