@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.wire.dialogue import NO, converse, greeted
 from tests.wire.scramclient import ScramClient
 from tests.wire.test_client_fuzz import drive
 from tests.wire.test_content import decode
-from tests.wire.test_server import NO, converse, greeted
 from twisted_mta.mail.address import AddressError, canonical, parse_address
 from twisted_mta.mail.conversion import Converter, Survey
 from twisted_mta.mail.header import Head

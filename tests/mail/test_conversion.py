@@ -5,13 +5,13 @@ from __future__ import annotations
 import email
 import email.message
 import email.policy
-import itertools
 import quopri
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.pieces import split
 from twisted_mta.mail.conversion import Converter, Plan, Survey, Target, quoted
 from twisted_mta.mail.mime import DEPTH, HEADER_LIMIT, PARTS, Unclear
 
@@ -30,11 +30,6 @@ def survey(content: bytes, target: Target = "7bit", cuts: list[int] | None = Non
 def convert(content: bytes, target: Target = "7bit", cuts: list[int] | None = None) -> bytes:
     second = Converter(survey(content, target, cuts))
     return b"".join([second.convert(piece) for piece in split(content, cuts or [])]) + second.close()
-
-
-def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 def leaves(content: bytes) -> list[bytes]:

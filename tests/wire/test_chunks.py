@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.wire.test_server import NO, converse, fitting, greeted, refusals
+from tests.pieces import split
+from tests.wire.dialogue import NO, converse, fitting, greeted, refusals
 from twisted_mta.wire import commands as c
 from twisted_mta.wire.content import BARE_NEWLINE, LONG_LINE, NUL, SLACK, ChunkDecoder, ContentDecoder, too_large
-from twisted_mta.wire.server import NO_CHUNK, ServerConnection
+from twisted_mta.wire.lines import NO_CHUNK
+from twisted_mta.wire.server import ServerConnection
 from twisted_mta.wire.stuffing import is_plain
 
 START = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<ann@isp.example>\r\n"
@@ -24,11 +24,6 @@ def bdat(*chunks: bytes, last: bool = True) -> bytes:
         b"BDAT %d%b\r\n%b" % (len(chunk), b" LAST" if last and number == len(chunks) else b"", chunk)
         for number, chunk in enumerate(chunks, 1)
     )
-
-
-def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 CUTS = st.lists(st.integers(0, 5000), max_size=12)

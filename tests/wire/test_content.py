@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.pieces import split
 from twisted_mta.mail.status import Reply
 from twisted_mta.wire.content import BARE_NEWLINE, LONG_LINE, NUL, SLACK, ContentDecoder, too_large
 from twisted_mta.wire.stuffing import stuff
@@ -29,11 +28,6 @@ def decode(
         data, rest = decoder.feed(piece)
         content += data
     return content, rest, decoder.flaw, decoder
-
-
-def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 def by_lines(data: bytes) -> tuple[bytes, bytes | None]:

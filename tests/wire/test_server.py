@@ -2,78 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.pieces import split
+from tests.wire.dialogue import GREETING, LINES, NO, OK, REACH, converse, fitting, greeted, refusals
 from twisted_mta.mail.status import Reply
 from twisted_mta.wire import commands as c
-from twisted_mta.wire import server
+from twisted_mta.wire.lines import BEHIND_STARTTLS
 from twisted_mta.wire.sasl import TOO_LONG
 from twisted_mta.wire.server import ProtocolError, ServerConnection
-
-GREETING = Reply(220, "", "mx.isp.example ESMTP")
-OK = Reply(250, "2.0.0", "OK")
-GO_ON = Reply(354, "", "Go on")
-NO = Reply(550, "5.7.1", "No")
-BYE = Reply(221, "2.0.0", "Bye")
-
-
-def greeted(**facts: str) -> ServerConnection:
-    connection = ServerConnection(10_000, **facts)  # type: ignore[arg-type]
-    connection.answer(GREETING)
-    return connection
-
-
-def fitting(event: c.Command) -> Reply:
-    """The reply of a server that takes everything."""
-    if isinstance(event, c.Refused):
-        return event.reply
-    if isinstance(event, c.Data):
-        return GO_ON
-    if isinstance(event, c.Quit):
-        return BYE
-    if isinstance(event, c.ContentEnd | c.ChunkEnd) and event.flaw is not None:
-        return event.flaw
-    if isinstance(event, c.Auth):
-        return Reply(334, "", "")
-    if isinstance(event, c.AuthResponse):
-        return Reply(535, "5.7.8", "No")
-    return OK
-
-
-def converse(
-    connection: ServerConnection, *pieces: bytes, answer: Callable[[c.Command], Reply] = fitting
-) -> list[c.Command]:
-    """Feed pieces and answer each command; the events, with the content of a message joined in its ContentEnd."""
-    events: list[c.Command] = []
-    content = b""
-    for piece in pieces:
-        connection.receive(piece)
-        while (event := connection.next_event()) is not None:
-            if isinstance(event, c.Content):
-                content += event.data
-                continue
-            if isinstance(event, c.ChunkEnd):
-                content += event.data
-                event = c.ChunkEnd(b"", event.flaw, event.size)
-            if isinstance(event, c.ContentEnd):
-                # How much is given out before a flaw depends on the pieces; it is thrown away in any case.
-                whole = b"" if event.flaw is not None else content + event.data
-                event = c.ContentEnd(whole, event.flaw, event.eight_bit, event.lost, event.plain)
-                content = b""
-                connection.answer(fitting(event))
-            else:
-                connection.answer(answer(event))
-            events.append(event)
-    return events
-
-
-def refusals(events: list[c.Command]) -> list[Reply]:
-    return [event.reply for event in events if isinstance(event, c.Refused)]
 
 
 class GreetingTests(SynchronousTestCase):
@@ -144,23 +83,6 @@ ORDER = """
     chunks   ok   503  503  503  ok   ok   ok   ok   ok   ok   503      503
     spoilt   ok   503  503  503  503  ok   ok   ok   ok   ok   503      503
 """
-LINES = {
-    "EHLO": b"EHLO x",
-    "MAIL": b"MAIL FROM:<a@b.example>",
-    "RCPT": b"RCPT TO:<a@b.example>",
-    "VRFY": b"VRFY a",
-    "EXPN": b"EXPN a",
-    "AUTH": b"AUTH PLAIN",
-    "BDAT": b"BDAT 0",
-}
-REACH = {
-    "fresh": b"",
-    "greeted": b"EHLO x\r\n",
-    "mail": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\n",
-    "rcpt": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\n",
-    "chunks": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nBDAT 2\r\nhi",
-    "spoilt": b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nBDAT 2\r\n\0\0",
-}
 
 
 class OrderTests(SynchronousTestCase):
@@ -219,137 +141,6 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(converse(greeted(), b"QUIT\r\nNOOP\r\n"), [c.Quit()])
 
 
-class LineTests(SynchronousTestCase):
-    def one(self, line: bytes, *, state: str = "greeted", **facts: str) -> c.Command | None:
-        connection = greeted(**facts)
-        converse(connection, REACH[state])
-        connection.receive(line)
-        return connection.next_event()
-
-    def refusal(self, line: bytes, **facts: str) -> Reply:
-        event = self.one(line, **facts)
-        assert isinstance(event, c.Refused), event
-        return event.reply
-
-    def test_case_and_trailing_space(self) -> None:
-        self.assertEqual(self.one(b"nOoP  \r\n"), c.Noop())
-        self.assertEqual(self.one(b"RSET \t\r\n"), c.Reset())
-        self.assertEqual(self.one(b"ehlo x  \r\n"), c.Hello("x", True))
-
-    def test_unknown(self) -> None:
-        for line in (
-            b"FOO",
-            b"",
-            b" NOOP",
-            b"do_QUIT",
-            b"__class__",
-            b"NOOPX",
-            b"\xff\xfe",
-            b"SEND FROM:<a@b.c>",
-        ):
-            self.assertEqual(self.refusal(line + b"\r\n").code, 500, line)
-
-    def test_browser_is_sent_away(self) -> None:
-        for line in (b"GET / HTTP/1.1", b"post /x HTTP/1.0", b"CONNECT a:25 HTTP/1.1"):
-            self.assertEqual(self.refusal(line + b"\r\n"), server.OTHER_PROTOCOL)
-
-    def test_only_crlf_ends_a_line(self) -> None:
-        for line in (
-            b"NOOP\nRSET\r\n",
-            b"NOOP\rRSET\r\n",
-            b"NOOP\r\r\n",
-            b"NOOP\n\r\n",
-            b"NOOP\0\r\n",
-            b"MAIL FROM:<a@b.c>\nRCPT\r\n",
-        ):
-            self.assertEqual(self.refusal(line), server.BARE_IN_COMMAND, line)
-        self.assertEqual(server.BARE_IN_COMMAND.code, 501)
-        self.assertIsNone(self.one(b"NOOP\n"))
-        self.assertIsNone(self.one(b"NOOP\r"))
-
-    def test_not_ascii(self) -> None:
-        self.assertEqual(self.refusal("MAIL FROM:<änn@isp.example>\r\n".encode()).enhanced, "5.6.7")
-        self.assertEqual(self.refusal("EHLO ä\r\n".encode()).code, 501)
-
-    def test_longest_lines(self) -> None:
-        """512 octets with CRLF (RFC 5321 §4.5.3.1.4), more for MAIL and AUTH; one more is refused, not a stall."""
-        for start, limit in (
-            (b"NOOP ", 512),
-            (b"FOO ", 512),
-            (b"MAIL FROM:<a@b.example> ", 1257),
-            (b"AUTH PLAIN ", 12288),
-        ):
-            for extra in (0, 1):
-                line = start + b"x" * (limit + extra - 2 - len(start)) + b"\r\n"
-                self.assertEqual(len(line), limit + extra)
-                connection = greeted(auth="offered")
-                events = converse(connection, b"EHLO x\r\n", line, b"NOOP\r\n")[1:]
-                long = (
-                    bool(events)
-                    and isinstance(events[0], c.Refused)
-                    and events[0].reply in (server.TOO_LONG_LINE, TOO_LONG)
-                )
-                self.assertEqual(long, bool(extra), (start, extra))
-
-    def test_endless_line(self) -> None:
-        connection = greeted()
-        for _ in range(70):
-            connection.receive(b"x" * 1000)
-            event = connection.next_event()
-            self.assertLess(connection.buffered, 1001)
-            if event is not None:
-                break
-        self.assertEqual(event, c.Refused("", server.JUNK))
-        connection.answer(server.JUNK)
-        self.assertEqual(connection.state, "closed")
-
-    @given(st.integers(480, 530), st.lists(st.integers(0, 600), max_size=5), st.sampled_from([b"x", b"\r", b"\n"]))
-    def test_long_lines_at_every_split(self, length: int, cuts: list[int], last: bytes) -> None:
-        wire = b"NOOP " + b"x" * (length - 8) + last + b"\r\nRSET\r\n"
-        whole = converse(greeted(), wire)
-        self.assertEqual(converse(greeted(), *_split(wire, cuts)), whole)
-
-
-class Utf8Tests(SynchronousTestCase):
-    """SMTPUTF8 (RFC 6531)."""
-
-    RCPT = "RCPT TO:<\u7528\u6237@b\u00fccher.example>\r\n".encode()
-
-    def test_addresses(self) -> None:
-        mail = "MAIL FROM:<bj\u00f6rn@isp.example> BODY=8BITMIME SMTPUTF8\r\n".encode()
-        events = converse(greeted(), b"EHLO x\r\n" + mail + self.RCPT)
-        assert isinstance(events[1], c.Mail)
-        assert isinstance(events[2], c.Rcpt)
-        self.assertEqual(events[1].sender, "bj\u00f6rn@isp.example")
-        self.assertEqual(events[2].recipient, "\u7528\u6237@xn--bcher-kva.example")
-
-    def test_not_without_the_parameter(self) -> None:
-        for wire in (
-            b"MAIL FROM:<bj\xc3\xb6rn@isp.example>\r\n",
-            b"MAIL FROM:<a@b.example>\r\n" + self.RCPT,
-            b"MAIL FROM:<a@b.example> SMTPUTF8\r\nRSET\r\nMAIL FROM:<a@b.example>\r\n" + self.RCPT,
-        ):
-            events = converse(greeted(), b"EHLO x\r\n" + wire)
-            self.assertEqual([(it.code, it.enhanced) for it in refusals(events)], [(553, "5.6.7")], wire)
-
-    def test_only_utf8(self) -> None:
-        for octets in (b"\xf6", b"\xc0\xaf", b"\xed\xa0\x80", b"\xff"):
-            events = converse(greeted(), b"EHLO x\r\nMAIL FROM:<bj" + octets + b"rn@isp.example> SMTPUTF8\r\n")
-            self.assertEqual([it.code for it in refusals(events)], [553], octets)
-
-    def test_what_cannot_be_seen_is_refused(self) -> None:
-        for letter in ("\u0085", "\u00a0", "\u2028", "\u202e", "\u200b", "\ufeff"):
-            line = f"MAIL FROM:<a{letter}b@isp.example> SMTPUTF8\r\n".encode()
-            events = converse(greeted(), b"EHLO x\r\n" + line)
-            self.assertEqual([it.code for it in refusals(events)], [501], letter)
-
-    def test_nowhere_else(self) -> None:
-        events = converse(
-            greeted(), b"EHLO x\r\nVRFY \xc3\xb6\r\nMAIL FROM:<a@b.example> SMTPUTF8\r\nNOOP \xc3\xb6\r\n"
-        )
-        self.assertEqual([it.code for it in refusals(events)], [501, 501])
-
-
 class TlsTests(SynchronousTestCase):
     def test_starttls(self) -> None:
         connection = greeted(tls="offered")
@@ -367,8 +158,8 @@ class TlsTests(SynchronousTestCase):
             connection = greeted(tls="offered")
             converse(connection, b"EHLO x\r\n")
             connection.receive(b"STARTTLS\r\n" + behind)
-            self.assertEqual(connection.next_event(), c.Refused("STARTTLS", server.BEHIND_STARTTLS))
-            connection.answer(server.BEHIND_STARTTLS)
+            self.assertEqual(connection.next_event(), c.Refused("STARTTLS", BEHIND_STARTTLS))
+            connection.answer(BEHIND_STARTTLS)
             self.assertEqual(connection.state, "closed")
             self.assertIsNone(connection.next_event())
 
@@ -431,11 +222,6 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual(connection.state, "closed")
 
 
-def _split(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in itertools.pairwise(places)]
-
-
 DIALOGUE = (
     b"HELO old.example\r\nFOO\r\nMAIL FROM:<>\r\nRCPT TO:<ann@isp.example>\r\nRCPT TO:<bad\r\nDATA\r\n"
     b"Subject: one\r\n\r\n..dots\r\n...\r\n.x\r\n.\r\nRSET\r\nEHLO x.example\r\nMAIL FROM:<joe@far.example> SIZE=10\r\n"
@@ -483,7 +269,7 @@ class SplitTests(SynchronousTestCase):
                 for event in converse(greeted(auth="offered"), *pieces)
             ]
 
-        self.assertEqual(seen(*_split(wire, cuts)), seen(wire))
+        self.assertEqual(seen(*split(wire, cuts)), seen(wire))
 
     @given(st.lists(st.binary(max_size=80), max_size=20))
     def test_nothing_a_peer_sends_raises(self, pieces: list[bytes]) -> None:
@@ -510,7 +296,7 @@ class WholeSessionTests(SynchronousTestCase):
         + b"\r\nQUIT\r\n"
     )
 
-    def test_every_split(self) -> None:
+    def test_everysplit(self) -> None:
         whole = converse(greeted(auth="offered"), self.WIRE)
         self.assertGreater(len(whole), 18)
         self.assertEqual(whole[-1], c.Quit())
@@ -520,6 +306,6 @@ class WholeSessionTests(SynchronousTestCase):
         self.assertEqual(converse(greeted(auth="offered"), *octets), whole)
 
     @given(st.lists(st.integers(0, 1200), max_size=8))
-    def test_any_splits(self, cuts: list[int]) -> None:
+    def test_anysplits(self, cuts: list[int]) -> None:
         whole = converse(greeted(auth="offered"), self.WIRE)
-        self.assertEqual(converse(greeted(auth="offered"), *_split(self.WIRE, cuts)), whole)
+        self.assertEqual(converse(greeted(auth="offered"), *split(self.WIRE, cuts)), whole)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.wire.test_server import GREETING, NO, OK, fitting
+from tests.wire.dialogue import GREETING, NO, OK, fitting
 from twisted_mta.mail.status import Reply
 from twisted_mta.wire import commands as c
 from twisted_mta.wire.server import ServerConnection

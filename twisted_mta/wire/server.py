@@ -1,6 +1,6 @@
 """The server's side of an SMTP session, sans-I/O: bytes in, commands out, one at a time.
 
-Source: RFC 5321 §4.1.4 (order of commands), §4.1.1 and §2.3.8 (lines), §4.5.3.1 (sizes), RFC 2920 (pipelining),
+Source: RFC 5321 §2.3.8 (lines), §4.5.3.1 (sizes), RFC 2920 (pipelining),
 RFC 3207 §4 (STARTTLS), RFC 4954 §4 (AUTH), RFC 3030 §2 (BDAT) and §3 (BINARYMIME), RFC 2033 §4 (LMTP).
 
 A caller feeds :meth:`ServerConnection.receive` and takes events from :meth:`ServerConnection.next_event`.  After a
@@ -14,38 +14,16 @@ handshake is refused and its session ended: what came in clear never reaches the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from ..mail.status import Reply
 from . import commands as c
 from .content import SLACK, BinaryDecoder, ChunkDecoder, ContentDecoder, too_large
-from .order import AUTH_REFUSALS, LMTP_ORDER, NO_XCLIENT, ORDER, TLS_REFUSALS, AuthState, State, TlsState
-from .sasl import MAX_LINE as MAX_AUTH_LINE
-from .sasl import TOO_LONG
-from .verbs import VERBS, Verb, bdat
+from .lines import JUNK, MAX_JUNK, NO_CHUNK, judge, too_long
+from .order import LMTP_ORDER, ORDER, AuthState, State, TlsState
+from .verbs import bdat
 
-MAX_JUNK = 1 << 16
-"""Octets of one overlong line after which a client is cut off."""
-
-TOO_LONG_LINE = Reply(500, "5.5.2", "The line is too long")
-JUNK = Reply(421, "4.7.0", "The line does not end: closing")
-BARE_IN_COMMAND = Reply(501, "5.5.2", "A command ends with CRLF and has no other CR, LF or NUL")
-NOT_ASCII = Reply(501, "5.5.2", "A command is written in ASCII")
-NOT_ASCII_ADDRESS = Reply(553, "5.6.7", "Addresses beyond ASCII need SMTPUTF8 with MAIL")
-NOT_UTF8 = Reply(553, "5.6.7", "Addresses beyond ASCII are written in UTF-8")
-UNKNOWN = Reply(500, "5.5.1", "This command is not known")
-NO_CHUNK = Reply(421, "4.5.4", "BDAT without a valid size: what follows cannot be told from commands; closing")
-BINARY_DATA = Reply(503, "5.5.1", "A message with BODY=BINARYMIME is sent with BDAT: send RSET, or BDAT")
-"""RFC 3030 §3."""
-OTHER_PROTOCOL = Reply(421, "4.7.0", "This is an SMTP server: closing")
-BEHIND_STARTTLS = Reply(421, "4.7.0", "Commands were sent behind STARTTLS: closing")
-_OTHER_PROTOCOLS = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"TRACE"))
-"""A browser that was led here: nothing it says behind its first line may be taken for commands."""
-
-_LONG_LINE = c.Refused("", TOO_LONG_LINE)
-_LONG_RESPONSE = c.Refused("AUTH", TOO_LONG)
-_LONG_CHUNK = c.Refused("BDAT", NO_CHUNK)
 _JUNK = c.Refused("", JUNK)
 
 _AFTER: dict[type[c.Command], State] = {
@@ -78,25 +56,25 @@ class ServerConnection:
     """
 
     __slots__ = (
-        "_binary",
         "_buffer",
         "_chunk",
         "_content",
         "_drain",
         "_junk",
-        "_order",
         "_overlong",
         "_position",
         "_recipients",
-        "_utf8",
         "auth",
+        "binary",
         "each",
         "limit",
         "lmtp",
+        "order",
         "pending",
         "replace",
         "state",
         "tls",
+        "utf8",
         "xclient",
     )
 
@@ -111,8 +89,8 @@ class ServerConnection:
     ) -> None:
         self._buffer = b""
         self._position = 0
-        self._utf8 = False
-        self._binary = False
+        self.utf8 = False
+        self.binary = False
         self._junk = 0
         self._overlong: c.Refused | None = None
         self._content: ContentDecoder | None = None
@@ -125,7 +103,7 @@ class ServerConnection:
         self.tls: TlsState = tls
         self.auth: AuthState = auth
         self.lmtp = lmtp
-        self._order = LMTP_ORDER if lmtp else ORDER
+        self.order: Mapping[str, Mapping[State, Reply]] = LMTP_ORDER if lmtp else ORDER
         self.xclient = False
         self.each: Sequence[Reply] | None = None
         self._recipients = 0  # accepted in this transaction; counted in LMTP alone
@@ -168,7 +146,7 @@ class ServerConnection:
             event: c.Command = self._overlong if self._junk + end - start <= MAX_JUNK else _JUNK
             self._overlong = None
         else:
-            event = self._command(buffer[start:end])
+            event = judge(self, buffer[start:end])
         self.pending = event
         return event
 
@@ -192,8 +170,8 @@ class ServerConnection:
                 if kind is c.Data:
                     self._content = ContentDecoder(self.limit, self.replace)
                 elif kind is c.Mail:
-                    self._utf8 = "SMTPUTF8" in pending.params  # type: ignore[attr-defined]
-                    self._binary = pending.body == "BINARYMIME"  # type: ignore[attr-defined]
+                    self.utf8 = "SMTPUTF8" in pending.params  # type: ignore[attr-defined]
+                    self.binary = pending.body == "BINARYMIME"  # type: ignore[attr-defined]
                 elif kind is c.Hello:
                     self._content = None
                 elif kind is c.Quit:
@@ -271,79 +249,12 @@ class ServerConnection:
         self._buffer = b""
         self._position = 0
 
-    def _command(self, line: bytes) -> c.Command:
-        overlong = self._check_length(line, len(line) + 2)
-        if overlong is not None:
-            return overlong if len(line) <= MAX_JUNK else _JUNK
-        if b"\n" in line or b"\r" in line or b"\0" in line:
-            return c.Refused("BDAT", NO_CHUNK) if line[:4].upper() == b"BDAT" else c.Refused("", BARE_IN_COMMAND)
-        if self.state == "auth":
-            return c.AuthResponse(line)
-        word, _, rest = line.partition(b" ")
-        verb = VERBS.get(word) or VERBS.get(word.upper())
-        if verb is None:
-            return c.Refused("", OTHER_PROTOCOL if word.upper() in _OTHER_PROTOCOLS else UNKNOWN)
-        name = verb.name
-        refusal = self._order[name].get(self.state)
-        if name == "BDAT":
-            return self._bdat(rest, refusal)
-        if refusal is None:
-            if name == "STARTTLS":
-                refusal = TLS_REFUSALS.get(self.tls) or (BEHIND_STARTTLS if self._buffer else None)
-            elif name == "AUTH":
-                refusal = AUTH_REFUSALS.get(self.auth)
-            elif name == "XCLIENT" and not self.xclient:
-                refusal = NO_XCLIENT
-            elif name == "DATA" and self._binary:
-                refusal = BINARY_DATA
-        if refusal is not None:
-            return c.Refused(name, refusal)
-        try:
-            return verb.parse(rest.decode("ascii").strip(" \t"))
-        except UnicodeDecodeError:
-            return self._beyond_ascii(verb, rest)
-        except c.CommandError as error:
-            return c.Refused(name, error.reply)
-
-    def _beyond_ascii(self, verb: Verb, argument: bytes) -> c.Command:
-        """MAIL with SMTPUTF8, and RCPT after it, may have addresses in UTF-8 (RFC 6531 §3.4), and so may VRFY and EXPN
-        with SMTPUTF8 (§3.7.4.2)."""
-        name = verb.name
-        if name not in ("MAIL", "RCPT", "VRFY", "EXPN"):
-            return c.Refused(name, NOT_ASCII)
-        if name == "RCPT" and not self._utf8:
-            return c.Refused(name, NOT_ASCII_ADDRESS)
-        try:
-            command = verb.parse(argument.decode("utf-8").strip(" \t"))
-        except UnicodeDecodeError:
-            return c.Refused(name, NOT_UTF8)
-        except c.CommandError as error:
-            return c.Refused(name, error.reply)
-        if isinstance(command, c.Verify | c.Expand) and not command.utf8:
-            return c.Refused(name, NOT_ASCII)
-        if isinstance(command, c.Mail) and "SMTPUTF8" not in command.params:
-            return c.Refused(name, NOT_ASCII_ADDRESS)
-        return command
-
-    def _check_length(self, start: bytes, size: int) -> c.Refused | None:
-        """The refusal of a line of ``size`` octets, CRLF included, if it is too long; ``start`` is how it begins."""
-        if size <= 512:
-            return None
-        if self.state == "auth":
-            return _LONG_RESPONSE if size > MAX_AUTH_LINE else None
-        verb = VERBS.get(start[:9].partition(b" ")[0].upper())
-        if verb is not None and verb.name == "BDAT":
-            return _LONG_CHUNK
-        if verb is None or size > verb.limit:
-            return _LONG_RESPONSE if verb is not None and verb.name == "AUTH" else _LONG_LINE
-        return None
-
     def _unfinished(self) -> c.Command | None:
         """No line is complete: see that it does not grow for ever."""
         size = self.buffered
         if self._overlong is None:
             # One octet more than there is will come at least, as the last one may be the CR of its end.
-            self._overlong = self._check_length(self._buffer[self._position : self._position + 9], size + 1)
+            self._overlong = too_long(self, self._buffer[self._position : self._position + 9], size + 1)
             if self._overlong is None:
                 return None
             self._junk = 0
@@ -367,8 +278,8 @@ class ServerConnection:
             return self.pending
         return c.Content(data) if data else None
 
-    def _bdat(self, argument: bytes, refusal: Reply | None) -> c.Command:
-        """BDAT.  Whatever becomes of it, its octets are no commands (RFC 3030 §2)."""
+    def announced(self, argument: bytes, refusal: Reply | None) -> c.Command:
+        """See :class:`~.lines.Standing`."""
         try:
             command = bdat(argument.decode("ascii").strip(" \t"))
         except (UnicodeDecodeError, c.CommandError):
@@ -387,7 +298,7 @@ class ServerConnection:
     def _begin_chunk(self, command: c.Command) -> None:
         assert isinstance(command, c.Chunk)
         if self._content is None:
-            self._content = BinaryDecoder(self.limit) if self._binary else ChunkDecoder(self.limit, self.replace)
+            self._content = BinaryDecoder(self.limit) if self.binary else ChunkDecoder(self.limit, self.replace)
         self._chunk = command
         self._drain = command.size
         self.state = "chunk"
