@@ -17,7 +17,9 @@ from ..mail.events import Authenticated, AuthFailed
 from ..mail.status import MailError, Reply, printable
 from ..wire import commands as c
 from ..wire import oauth, sasl, scram
+from ..wire.order import AuthState
 from ..wire.server import constant
+from .peers import is_loopback
 from .tls import channel_binding
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ NO_TOKEN = constant(535, "5.7.8", "A token is needed")
 UNAVAILABLE = constant(454, "4.7.0", "Passwords can't be checked just now; try again later")
 
 _log = Logger()
+
+
+def standing(server: MtaServer) -> AuthState:
+    """AUTH is for submission, and passwords travel under TLS, or within the machine (RFC 4954 §4, RFC 8314)."""
+    if server.factory.portal is None or server.factory.listener.role != "submission":
+        return "none"
+    return "offered" if server.peer.secure or is_loopback(server.peer.address) else "needs-tls"
 
 
 def offered(server: MtaServer) -> list[str]:

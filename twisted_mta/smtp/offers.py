@@ -1,4 +1,4 @@
-"""What HELO and EHLO are answered with."""
+"""What HELO and EHLO are answered with (RFC 5321 §4.1.1.1, RFC 9422 for LIMITS)."""
 
 from __future__ import annotations
 

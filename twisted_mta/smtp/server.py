@@ -14,8 +14,6 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
     IPushProducer,
-    ISSLTransport,
-    ITLSTransport,
 )
 from twisted.logger import Logger
 from twisted.mail.smtp import ESMTP
@@ -28,12 +26,11 @@ from ..queue.interfaces import QuotaExceeded
 from ..runtime.coroutines import run
 from ..wire import commands as c
 from ..wire import sasl
-from ..wire.order import AuthState
 from ..wire.server import ServerConnection, constant
-from . import authentication, inquiries, offers, runs, telling, transaction, xclient
-from .peers import descriptor, is_loopback, peer_address
+from . import authentication, greeting, offers, telling, transaction
+from .commands import HANDLERS
 from .reception import Inbound
-from .tls import tls_facts
+from .tls import HANDSHAKE, tls_facts
 
 if TYPE_CHECKING:
     from .factory import MtaServerFactory
@@ -42,8 +39,6 @@ BUFFER = 1 << 16
 """Octets received while a command is pending above which nothing more is read."""
 OUTPUT = 1 << 14
 """Octets of replies that are gathered before they are written."""
-HANDSHAKE = 60.0
-"""Seconds that a TLS handshake may take."""
 GOODBYE = 10.0
 """Seconds that a client has to take the last reply before the connection is cut."""
 FREE_ERRORS = 10
@@ -51,13 +46,9 @@ FREE_ERRORS = 10
 PROGRESS = 100
 """Octets of content a second, over each ``smtp.timeout``, below which a client is cut off."""
 
-OK = constant(250, "2.0.0", "OK")
-QUIT = constant(221, "2.0.0", "Goodbye")
-READY_FOR_TLS = constant(220, "2.0.0", "Ready to start TLS")
 TROUBLE = constant(451, "4.3.0", "Local trouble: please try again later")
 NO_MEMORY = constant(452, "4.3.1", "There is not enough memory for this now; please try again later")
 NO_MEMORY_LEFT = constant(421, "4.3.1", "There is not enough memory for this session now; please try again later")
-TOO_BUSY = constant(421, "4.3.2", "Too many sessions are open here; try again later")
 TIMEOUT = constant(421, "4.4.2", "Waited too long; closing")
 TOO_MANY_ERRORS = constant(421, "4.7.0", "Too many refused commands; closing")
 TOO_MANY_COMMANDS = constant(421, "4.7.0", "Too many commands in one session; connect again")
@@ -72,7 +63,7 @@ class MtaServer(ESMTP):
     The stock engine (``lineReceived``, ``state_*``, ``do_*``, ``ext_*``, ``validate*``) is never entered: it ends lines
     at a bare LF, which is SMTP smuggling; runs pipelined commands before earlier ones are answered; keeps what came in
     clear before STARTTLS; ignores MAIL's parameters; and finds commands by ``getattr``.  Here the core finds the
-    commands, one at a time, and :data:`_HANDLERS` names what each does.
+    commands, one at a time, and a table in :mod:`.commands` says what each does.
 
     As a producer it is paused by its transport while the client does not read its replies.
     """
@@ -99,7 +90,7 @@ class MtaServer(ESMTP):
         self._hung_up = False  # the client sends no more, and may still hear
         self._received = 0
         self.since = 0.0
-        self._reason = ""
+        self.reason = ""  # why the session ends, once that is known
         self.leave: Callable[[], object] | None = None  # gives the account back
 
     @property  # type: ignore[misc]  # the stock one can be set
@@ -111,50 +102,7 @@ class MtaServer(ESMTP):
 
     def connectionMade(self) -> None:
         """Greet, unless there are too many sessions or a policy refuses."""
-        factory, transport = self.factory, self.transport
-        address, port = peer_address(transport.getPeer())
-        secure = ISSLTransport.providedBy(transport)
-        wants_tls = factory.tls is not None and factory.listener.tls == "starttls"
-        self.canStartTLS = wants_tls and not secure and ITLSTransport.providedBy(transport)
-        self.since = now = factory.clock.seconds()
-        self.peer = Peer(
-            session=factory.new_session_id(),
-            address=address,
-            port=port,
-            listener=factory.name,
-            role=factory.listener.role,
-            secure=secure,
-            gateway=factory.lmtp and factory.listener.relay,
-            claims=factory.believes(address),
-        )
-        self.wire.xclient = self.peer.claims
-        if secure:
-            self.wire.tls = "up"
-        elif self.canStartTLS:
-            self.wire.tls = "offered"
-        self.wire.replace = factory.settings.smtp.bare_newline == "replace"
-        self.wire.auth = self._auth_state()
-        self.deadline = now + (HANDSHAKE if secure else factory.settings.smtp.timeout)
-        transport.registerProducer(self, True)
-        crowded = not factory.has_room(address, descriptor(transport))
-        factory.sessions.add(self)
-        telling.connected(self)
-        if crowded or factory.sessions.draining:
-            self._answered(transaction.STOPPING if factory.sessions.draining else TOO_BUSY)
-        elif factory.listener.role == "nomail":
-            self._answered(factory.greeting)
-        elif not factory.serves(address):
-            self._answered(transaction.NOT_SERVED)
-        elif factory.pipeline.connect:
-            self.ask(transaction.connect(self))
-        else:
-            self._answered(factory.greeting)
-
-    def _auth_state(self) -> AuthState:
-        """AUTH is for submission, and passwords travel under TLS, or within the machine (RFC 4954 §4, RFC 8314)."""
-        if self.factory.portal is None or self.factory.listener.role != "submission":
-            return "none"
-        return "offered" if self.peer.secure or is_loopback(self.peer.address) else "needs-tls"
+        greeting.begin(self)
 
     def handshakeCompleted(self) -> None:
         """TLS is up."""
@@ -171,13 +119,13 @@ class MtaServer(ESMTP):
             self.inbound.abort()
             self.inbound = None
         if peer.secure and not peer.tls:
-            self._reason = "tls"
+            self.reason = "tls"
             telling.tls_failed(self, reason)
         self.wire.close()
         self.transaction = None
         self.exchange = None
         self._out = b""
-        self._end(self._reason or "lost")
+        self._end(self.reason or "lost")
         factory.sessions.remove(self)  # last: it may be what a stop waits for
 
     def _end(self, reason: str) -> None:
@@ -197,7 +145,7 @@ class MtaServer(ESMTP):
         self._end("xclient")
         self.peer = peer
         self.since = self.factory.clock.seconds()
-        self.wire.auth = self._auth_state()
+        self.wire.auth = authentication.standing(self)
 
     def readConnectionLost(self) -> None:
         """The client has ended its side.  What it had sent is still served, and answered: a client may say QUIT in one
@@ -257,12 +205,12 @@ class MtaServer(ESMTP):
                 if self.peer.commands > self.factory.settings.smtp.commands and kind is not c.ContentEnd:
                     self.reply(TOO_MANY_COMMANDS)
                     continue
-            _HANDLERS[kind](self, event)
+            HANDLERS[kind](self, event)
             if len(self._out) > OUTPUT:
-                self._flush()
+                self.flush()
         self._turning = False
         if self._out:
-            self._flush()
+            self.flush()
         if wire.state == "closed" or (self._hung_up and not self._busy and not self._throttled):
             self._close()
         elif not self._busy:
@@ -274,7 +222,7 @@ class MtaServer(ESMTP):
     def ask(self, coroutine: Coroutine[Any, Any, Reply]) -> None:
         """Answer the pending command with what the coroutine returns, now or later."""
         self._busy = True
-        run(coroutine, self._answered, self._failed)
+        run(coroutine, self.answered, self._failed)
 
     def wait(self, waiting: Deferred[None]) -> None:
         """Do nothing until the Deferred fires, which never fails; no command is pending."""
@@ -286,7 +234,8 @@ class MtaServer(ESMTP):
         if self.wire.state != "closed":
             self._turn()
 
-    def _answered(self, reply: Reply, limit: str = "") -> None:
+    def answered(self, reply: Reply, limit: str = "") -> None:
+        """Give the reply of what the pending command has waited for; ``limit``: the quota that refused it."""
         self._busy = False
         pending = self.wire.pending
         if pending is None:  # the session has ended meanwhile
@@ -303,13 +252,13 @@ class MtaServer(ESMTP):
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, MailError):
-            self._answered(error.reply, error.limit if isinstance(error, QuotaExceeded) else "")
+            self.answered(error.reply, error.limit if isinstance(error, QuotaExceeded) else "")
         elif isinstance(error, MemoryError):  # no traceback: that would want more of it
             _log.error("There was no memory for a command of {session}", session=self.peer.session)
-            self._answered(NO_MEMORY)
+            self.answered(NO_MEMORY)
         else:
             _log.failure("A command of {session} failed", Failure(error), session=self.peer.session)  # type: ignore[no-untyped-call]
-            self._answered(TROUBLE)
+            self.answered(TROUBLE)
 
     def reply(self, reply: Reply) -> None:
         """Answer the pending command, counting what was refused."""
@@ -323,8 +272,8 @@ class MtaServer(ESMTP):
             self.deadline = self.factory.clock.seconds() + smtp.timeout
         if reply.code >= 400 and peer.errors > FREE_ERRORS and peer.stranger and peer.account is None:
             self._tarpit()
-        if self.wire.state in ("refused", "closed") and not self._reason:
-            self._reason = "refused"
+        if self.wire.state in ("refused", "closed") and not self.reason:
+            self.reason = "refused"
 
     def _tarpit(self) -> None:
         """Take no more commands for a while, which doubles with each error of a stranger."""
@@ -334,7 +283,8 @@ class MtaServer(ESMTP):
 
     # -- bytes out ---------------------------------------------------------------------------------------------------
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send the replies that were gathered."""
         out, self._out = self._out, b""
         self.transport.write(out)
 
@@ -373,9 +323,9 @@ class MtaServer(ESMTP):
 
     def _finish(self, reply: Reply, reason: str) -> None:
         """Say a last word that no command has asked for (RFC 5321 §3.8), and close."""
-        self._reason = self._reason or reason
+        self.reason = self.reason or reason
         self._out += reply.encode()
-        self._flush()
+        self.flush()
         self._close()
 
     # -- asked by Sessions -------------------------------------------------------------------------------------------
@@ -411,12 +361,12 @@ class MtaServer(ESMTP):
         """See :class:`~.sessions.Session`."""
         if not self.stranger or self.peer.role != "mx" or self.inbound is not None:
             return False
-        self._finish(TOO_BUSY, "overload")
+        self._finish(greeting.TOO_BUSY, "overload")
         return True
 
     def drop(self) -> None:
         """Cut the connection."""
-        self._reason = self._reason or "shutdown"
+        self.reason = self.reason or "shutdown"
         self.transport.abortConnection()
 
     # -- commands ----------------------------------------------------------------------------------------------------
@@ -424,58 +374,3 @@ class MtaServer(ESMTP):
     def extensions(self) -> dict[bytes, list[bytes] | None]:
         """What EHLO offers.  The stock server has AUTH and STARTTLS only."""
         return offers.extensions(self)
-
-    def _start_tls(self, _: c.Command) -> None:
-        """STARTTLS.  The stock server keeps the session's state, and what the client had sent behind the command."""
-        self.reply(READY_FOR_TLS)
-        self._flush()
-        authentication.logout(self)
-        peer = self.peer
-        peer.helo, peer.esmtp, peer.secure = "", False, True
-        self.transaction = None
-        self.startedTLS = True
-        self.wire.started_tls()
-        self.wire.auth = self._auth_state()
-        self.deadline = self.factory.clock.seconds() + HANDSHAKE
-        self.transport.startTLS(self.factory.creator)
-
-    def _quit(self, _: c.Command) -> None:
-        self._reason = self._reason or "quit"
-        self.reply(QUIT)
-
-    def _reset(self, _: c.Command) -> None:
-        transaction.forget(self)
-        self.reply(OK)
-
-
-def _says(reply: Reply) -> Callable[[MtaServer, Any], None]:
-    return lambda server, event: server.reply(reply)
-
-
-def _asks(command: Callable[[MtaServer, Any], Coroutine[Any, Any, Reply]]) -> Callable[[MtaServer, Any], None]:
-    return lambda server, event: server.ask(command(server, event))
-
-
-_HANDLERS: dict[type[c.Command], Callable[[MtaServer, Any], None]] = {
-    c.Hello: _asks(transaction.hello),
-    c.Mail: _asks(transaction.mail),
-    c.Rcpt: _asks(transaction.rcpt),
-    c.Data: _asks(transaction.data),
-    c.Chunk: _asks(transaction.chunk),
-    c.ChunkEnd: _asks(transaction.chunk_end),
-    c.Content: transaction.content,
-    c.ContentEnd: _asks(transaction.content_end),
-    c.Reset: MtaServer._reset,
-    c.Noop: _says(OK),
-    c.Quit: MtaServer._quit,
-    c.Verify: _asks(inquiries.verify),
-    c.Expand: _asks(inquiries.expand),
-    c.Help: lambda server, event: server.reply(inquiries.help_for(server, event)),
-    c.Etrn: _asks(runs.etrn),
-    c.StartTls: MtaServer._start_tls,
-    c.Auth: authentication.begin,
-    c.AuthResponse: authentication.respond,
-    c.XClient: _asks(xclient.xclient),
-    c.Refused: transaction.refused,
-}
-"""What each command does; the stock server finds it by ``getattr``, which lets a client choose."""

@@ -33,6 +33,9 @@ from ..policy.interfaces import ClientCertificate
 from .ciphers import INTERMEDIATE, OPPORTUNISTIC, OUTGOING, choose_protocol, restrict
 from .client_certificates import Judge, read_authorities
 
+HANDSHAKE = 60.0
+"""Seconds that a TLS handshake may take."""
+
 DEFAULT = Tls()
 
 

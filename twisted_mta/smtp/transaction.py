@@ -29,20 +29,7 @@ TOO_MANY_RECIPIENTS = constant(452, "4.5.3", "Too many recipients in one transac
 AUTHENTICATE = constant(530, "5.7.0", "Authentication required")
 STARTTLS_FIRST = constant(530, "5.7.0", "Send STARTTLS first, then authenticate")
 NEEDS_TLS = constant(530, "5.7.10", "REQUIRETLS needs TLS from here on: send STARTTLS first")
-SPOKE_FIRST = constant(554, "5.5.1", "You spoke before the greeting: wait for it (RFC 5321 section 4.3.1)")
-NOT_SERVED = constant(554, "5.7.1", "You are not one of those who are served here")
 STOPPING = constant(421, "4.3.2", "The service is stopping; try again later")
-
-
-async def connect(server: MtaServer) -> Reply:
-    """A client has connected; the greeting."""
-    for hook in server.factory.pipeline.connect:
-        reply = await hook(server.peer)
-        if reply is not None:
-            return reply
-    if server.peer.guarded and server.wire.buffered and not server.peer.proxy:
-        return SPOKE_FIRST
-    return server.factory.greeting
 
 
 async def hello(server: MtaServer, command: c.Hello) -> Reply:

@@ -14,7 +14,7 @@ from ..policy.interfaces import UNKNOWN, Peer
 from ..policy.names import UNKNOWN as NO_NAME
 from ..wire import commands as c
 from ..wire.xclient import ATTRIBUTES, LOGIN, Claims
-from . import authentication, telling, transaction
+from . import authentication, greeting, telling, transaction
 
 if TYPE_CHECKING:
     from .server import MtaServer
@@ -39,8 +39,8 @@ async def xclient(server: MtaServer, command: c.XClient) -> Reply:
     server.begin_anew(_peer(server, claims))
     telling.connected(server)
     if not factory.serves(server.peer.address):
-        return transaction.NOT_SERVED
-    reply = await transaction.connect(server)
+        return greeting.NOT_SERVED
+    reply = await greeting.asked(server)
     if reply.positive and claims.login:
         await _login(server, claims.login)
     if reply.positive and claims.helo:
