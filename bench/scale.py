@@ -40,7 +40,8 @@ from twisted_mta.queue.interfaces import Charge, Limits, NewDelivery, NewMessage
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.operations import Accept
 from twisted_mta.queue.records import encode
-from twisted_mta.queue.writer import InlineWriter, ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
+from twisted_mta.queue.writer import InlineWriter
 
 CUSTOMERS = 200
 COMMON = "mx.example[192.0.2.7]: 450 4.2.1 The mailbox receives mail too quickly"

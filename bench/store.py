@@ -25,7 +25,7 @@ from twisted_mta.mail.events import Accepted, Delivered, Routed
 from twisted_mta.queue import work
 from twisted_mta.queue.interfaces import Charge, Claim, Limits, NewDelivery, NewMessage, Settlement
 from twisted_mta.queue.lmdb_store import LmdbStore
-from twisted_mta.queue.writer import ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
 
 LIMITS = Limits(recipients_per_hour=10**9, recipients_per_day=10**9, queued_messages=10**9, queued_bytes=10**15)
 

@@ -19,7 +19,8 @@ from tests.queue.samples import (
 from twisted_mta.config.settings import Queue
 from twisted_mta.queue.environment import Environment
 from twisted_mta.queue.lmdb_store import LmdbStore
-from twisted_mta.queue.writer import InlineWriter, IWriter, ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
+from twisted_mta.queue.writer import InlineWriter, IWriter
 
 REACTOR = cast(Any, reactor)
 

@@ -32,7 +32,8 @@ from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.events import Done
 from twisted_mta.queue.interfaces import CHUNK, Limits, QueueFilter
 from twisted_mta.queue.lmdb_store import LmdbStore
-from twisted_mta.queue.writer import InlineWriter, ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
+from twisted_mta.queue.writer import InlineWriter
 
 SETTINGS = Queue(disk_reserve=Size(0), map_size=Size(1 << 20))
 DESTINATIONS = ("smtp:a.example", "smtp:b.example", "maildir:c.example")

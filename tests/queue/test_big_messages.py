@@ -17,7 +17,7 @@ from twisted_mta.queue.interfaces import CHUNK
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.operations import SWEEP_CHUNKS, Operation, Sweep
 from twisted_mta.queue.work import MAX_BULK, carry_out
-from twisted_mta.queue.writer import InlineWriter, _NoLoan
+from twisted_mta.queue.writer import InlineWriter, NoLoan
 
 BIG = 50 << 20
 PIECE = os.urandom(65536)
@@ -38,7 +38,7 @@ class Stepped(InlineWriter):
     def step(self) -> int:
         """One commit; how many octets of bulk it had."""
         work = self._work()
-        carry_out(work, self._environment, self._disk, _NoLoan())
+        carry_out(work, self._environment, self._disk, NoLoan())
         self._tell(work)
         return work.bulk
 

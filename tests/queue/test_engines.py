@@ -10,7 +10,8 @@ from tests.queue.contract import Contract
 from tests.queue.samples import SETTINGS, Sink
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.memory import MemoryStore
-from twisted_mta.queue.writer import InlineWriter, ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
+from twisted_mta.queue.writer import InlineWriter
 
 
 class MemoryStoreTest(Contract, TestCase):

@@ -31,12 +31,12 @@ from tests.queue.samples import (
 )
 from twisted_mta.mail.events import Routed
 from twisted_mta.queue import records, work
-from twisted_mta.queue import writer as writers
+from twisted_mta.queue import thread_writer as writers
 from twisted_mta.queue.environment import Environment
 from twisted_mta.queue.interfaces import CHUNK, Commit, Limits, QueueFilter, StoreUnavailable
 from twisted_mta.queue.memory import MemoryStore
 from twisted_mta.queue.operations import Operation
-from twisted_mta.queue.writer import ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
 
 replace = msgspec.structs.replace
 
@@ -286,7 +286,7 @@ class BatchTest(LmdbCase):
         await gatherResults(self.commit_many(200))
         claims = await claim(self.store, limit=1000)
         before = self.writer.commits
-        with mock.patch("twisted_mta.queue.writer.SLICE", 0.0):
+        with mock.patch("twisted_mta.queue.thread_writer.SLICE", 0.0):
             turns = 0
 
             def turn() -> None:

@@ -29,11 +29,12 @@ from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.events import Service
 from twisted_mta.queue import environment as environments
 from twisted_mta.queue import records
-from twisted_mta.queue import writer as writers
+from twisted_mta.queue import thread_writer as writers
 from twisted_mta.queue.environment import Environment
 from twisted_mta.queue.interfaces import CHUNK, QueueFilter, StoreUnavailable
 from twisted_mta.queue.lmdb_store import LmdbStore
-from twisted_mta.queue.writer import InlineWriter, ThreadWriter
+from twisted_mta.queue.thread_writer import ThreadWriter
+from twisted_mta.queue.writer import InlineWriter
 
 
 def fill_elsewhere(path: Path, count: int, size: int) -> None:

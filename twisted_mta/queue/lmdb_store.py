@@ -40,8 +40,9 @@ from .owners import Owners
 from .reading import Reader
 from .removing import DELIVERIES, ENTRIES, MOST, Finish, Forget, TakeOut
 from .rules import ACTIONS, disk_full, never_busy, stopping
+from .thread_writer import ThreadWriter
 from .verify import Mend, Verifier
-from .writer import IWriter, ThreadWriter
+from .writer import IWriter
 
 MENDS = 2000
 """Discrepancies that are mended in one operation."""
@@ -58,7 +59,7 @@ class LmdbStore:
     """See :class:`~twisted_mta.queue.interfaces.IMessageStore`.
 
     ``path`` is a directory of its own, made with mode 0700.  ``clock`` gives the time.  ``writer`` is a
-    :class:`~twisted_mta.queue.writer.ThreadWriter` on the global reactor unless given; an
+    :class:`~twisted_mta.queue.thread_writer.ThreadWriter` on the global reactor unless given; an
     :class:`~twisted_mta.queue.writer.InlineWriter` needs no reactor at all.  Any number of processes may have the same
     path open; one process opens it once.  ``readahead``: the disk is to be read in larger pieces, for who looks through
     much of a queue that is not in memory.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from types import GeneratorType
 from typing import Any, NoReturn, Protocol
@@ -81,22 +81,25 @@ class _SpoiledError(Exception):
 class Work:
     """A batch of operations and what became of each.
 
+    It takes them of ``waiting`` while it is applied; a part of another batch has its ``operations``, and takes no more.
     ``commit`` tells of the commit once it is on disk, ``broken`` is why the store may not go on, ``reason`` what caused
     that; ``events`` are to be emitted, ``locked`` is how many seconds it waited for the write lock.
     """
 
-    __slots__ = ("_batch", "_next", "_operations", "_queued", "_result", "_results", "_spoiled", "_steps", "_take",
+    __slots__ = ("_batch", "_next", "_operations", "_queued", "_result", "_results", "_spoiled", "_steps", "_waiting",
                  "broken", "bulk", "commit", "events", "locked", "now", "reason", "sweep", "weight")  # fmt: skip
 
-    def __init__(self, waiting: Waiting, now: float) -> None:
-        began = monotonic()
-        self._take = waiting.take
-        self._queued = began - waiting.since
-        waiting.since = began
+    def __init__(self, now: float, waiting: Waiting | None, operations: Sequence[Operation] = ()) -> None:
+        self._waiting = waiting
+        self._queued = 0.0
+        if waiting is not None:
+            began = monotonic()
+            self._queued = began - waiting.since
+            waiting.since = began
         self.now = now
         self.locked = 0.0
         self.commit: Commit | None = None
-        self._operations: list[Operation] = []
+        self._operations = list(operations)
         self._results: list[Any] = []
         self._result: Any = None
         self._spoiled: list[tuple[Operation, Failure]] = []
@@ -143,7 +146,9 @@ class Work:
             return self._operations[self._next]
         if self._operations and monotonic() >= deadline:
             return None
-        operation = self._take(self)
+        if self._waiting is None:
+            return None
+        operation = self._waiting.take(self)
         if operation is not None:
             self._operations.append(operation)
             if operation.bulk:
@@ -201,8 +206,7 @@ class Work:
         if len(self._operations) < 2 or failure_of(reason)[1]:
             return []
         middle = len(self._operations) // 2
-        parts = [Work(Waiting(), self.now), Work(Waiting(), self.now)]
-        parts[0]._operations, parts[1]._operations = self._operations[:middle], self._operations[middle:]
+        parts = [Work(self.now, None, part) for part in (self._operations[:middle], self._operations[middle:])]
         self._batch = None
         self._operations, self._results = [], []
         return parts
