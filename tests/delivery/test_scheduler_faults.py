@@ -11,8 +11,8 @@ from twisted.internet.defer import fail
 
 from tests.delivery.fakes import CONTENT, Harness, unavailable
 from twisted_mta.config.settings import HOUR, MINUTE
+from twisted_mta.delivery.attempts import OVERDUE
 from twisted_mta.delivery.interfaces import Job, Result
-from twisted_mta.delivery.scheduler import OVERDUE
 from twisted_mta.mail.events import Bounced, Deferred, Delivered, Service
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import StoreUnavailable

@@ -75,6 +75,12 @@ class Conclusions:
         )
         self._conclude(entry, verdict, (back,), (), now)
 
+    def put_back(self, entry: Entry, now: float) -> None:
+        """There was no attempt: it is due at once, for the next process."""
+        delivery = entry.delivery
+        back = msgspec.structs.replace(delivery, next_attempt=now, attempts=delivery.attempts - 1)
+        self._settle(entry, (back,), (), (), ())
+
     def _judge(self, entry: Entry, results: Sequence[Result], now: float, not_before: float = 0.0) -> Verdict:
         return judge(
             entry.message,
