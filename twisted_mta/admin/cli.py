@@ -21,10 +21,10 @@ COMMANDS = {
     "usage": f"{_HERE}.usage:usage",
     "backup": f"{_HERE}.backup:backup",
     "upgrade": f"{_HERE}.upgrade:upgrade",
-    "customer": f"{_HERE}.directory:customer",
-    "domain": f"{_HERE}.directory:domain",
-    "user": f"{_HERE}.directory:user",
-    "alias": f"{_HERE}.directory:alias",
+    "customer": f"{_HERE}.customer:customer",
+    "domain": f"{_HERE}.domain:domain",
+    "user": f"{_HERE}.user:user",
+    "alias": f"{_HERE}.alias:alias",
 }
 
 
