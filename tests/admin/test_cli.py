@@ -73,6 +73,24 @@ class Options(CliCase):
             self.assertRegex(commands, r"\w")
             self.assertNotIn("...", commands)
 
+    def test_what_cannot_be_written_is_said_in_a_line(self) -> None:
+        """To a full disk, and to a reader who has left: neither with a traceback."""
+        self.populate()
+        command = [sys.executable, "-m", "twisted_mta.admin.cli", "--config", str(self.config)]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*command, "customer", "list"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (1, "mta: the answer could not be written: No space left on device\n"),
+        )
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([*command, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+        os.close(writer)
+        self.assertEqual((done.returncode, done.stderr), (1, ""))
+
     def test_near_misses(self) -> None:
         self.error("custmer", "list", code=2)
 

@@ -65,6 +65,10 @@ class BackupTests(FilesCase):
             self.assertIn("No space left on device", self.error("backup", str(folder), code=1))
         self.assertEqual([path.name for path in self.base.iterdir() if "monday" in path.name], [])
 
+    def test_the_folder_above_has_to_be_there(self) -> None:
+        said = self.error("backup", str(self.base / "no" / "monday"), code=1)
+        self.assertEqual(said, f"mta: {self.base}/no is no folder: make it first, owned by the user of the service\n")
+
     def test_nothing_to_back_up(self) -> None:
         shutil.rmtree(self.state / "queue")
         self.error("backup", str(self.base / "monday"), "--only", "queue", code=3)

@@ -183,11 +183,33 @@ class Acting(CliCase):
     def test_retry_by_filter(self) -> None:
         self.clock.now += 5
         self.assertEqual(
-            self.json("queue", "retry", "--destination", "a.example"), {"action": "retry", "deliveries": 2}
+            self.json("queue", "retry", "--destination", "a.example"),
+            {"action": "retry", "deliveries": 2, "unchanged": 0},
         )
         due = {d["recipients"][0]["address"]: d["next_attempt"] for d in self.json("queue", "list")}
         self.assertEqual(due["x@a.example"], self.clock.now)
         self.assertGreater(due["y@b.example"], self.clock.now)
+
+    def test_what_stays_as_it_is_is_not_said_to_be_done(self) -> None:
+        self.run_mta("queue", "hold", self.one.id)
+        self.assertEqual(
+            self.out("queue", "retry", "--all"),
+            ["2 deliveries will be tried again now.", "1 delivery is on hold and stays so until released."],
+        )
+        self.assertEqual(
+            self.out("queue", "hold", "--destination", "a.example"),
+            ["1 delivery put on hold.", "1 delivery is on hold already."],
+        )
+        self.assertEqual(self.out("queue", "release", f"{self.both.id}/smtp:b.example"), ["1 delivery is not on hold."])
+        self.assertEqual(self.json("queue", "release", "--all"), {"action": "release", "deliveries": 2, "unchanged": 1})
+
+    def test_an_empty_filter_chooses_nothing(self) -> None:
+        """A variable of a script that is empty must not make a removal wider."""
+        for option in ("--destination", "--sender", "--recipient", "--reason"):
+            for command in ("list", "remove", "bounce", "hold"):
+                said = self.error("queue", command, "--customer", "acme", option, "", code=2)
+                self.assertIn(f"'{option}': it is empty", said)
+        self.assertEqual(len(self.states()), 3)
 
     def test_ids_and_filters_together(self) -> None:
         self.run_mta("queue", "hold", self.both.id, "--destination", "b.example")

@@ -8,7 +8,7 @@ import sys
 import click
 
 from .base import Group
-from .context import UNAVAILABLE, Context
+from .context import FAILED, UNAVAILABLE, Context
 
 _HERE = "twisted_mta.admin.commands"
 
@@ -69,6 +69,14 @@ def main(args: list[str] | None = None) -> None:
     except MemoryError:
         click.echo("mta: out of memory", err=True)
         sys.exit(UNAVAILABLE)
+    except OSError as error:
+        if os.environ.get("MTA_DEBUG"):
+            raise
+        place = error.filename or "the answer could not be written"
+        click.echo(f"mta: {place}: {error.strerror or error}", err=True)
+        # What is left in the buffer has nowhere to go, and the interpreter would say so in words of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

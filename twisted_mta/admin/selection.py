@@ -34,17 +34,30 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # not generic before clic
             self.fail(f'"{value}" {error}')
 
 
+class Words(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """What a filter looks for.  A script's empty variable is an error: it would choose more than was meant."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The same."""
+        text = str(value).strip()
+        if not text:
+            self.fail("it is empty; leave the option out, or say what to look for")
+        return text
+
+
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose deliveries; they arrive as ``destination``, ``customer`` and so on."""
     options = [
-        click.option("--destination", metavar="DEST", default="",
+        click.option("--destination", metavar="DEST", type=Words(), default=None,
                      help='Where it goes: a domain, or as listed ("smtp:example.org").'),
         click.option("--customer", metavar="NAME", default=None, help='Whose it is; "" for nobody\'s.'),
-        click.option("--sender", metavar="ADDRESS", default=None,
+        click.option("--sender", metavar="ADDRESS", type=Words(), default=None,
                      help='The sender; "@domain" for a whole domain, "<>" for reports.'),
-        click.option("--recipient", metavar="ADDRESS", default="", help='A recipient, or "@domain".'),
+        click.option("--recipient", metavar="ADDRESS", type=Words(), default=None, help='A recipient, or "@domain".'),
         click.option("--older-than", type=Age(), default=None, help='In the queue for longer, such as "2h".'),
-        click.option("--reason", metavar="TEXT", default="", help="What the last reply contains."),
+        click.option("--reason", metavar="TEXT", type=Words(), default=None, help="What the last reply contains."),
         click.option("--state", type=click.Choice(["queued", "held"]), default=None, help="On hold, or not."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -54,7 +67,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def queue_filter(options: dict[str, Any], id_: str = "") -> QueueFilter:
     """The filter that the options of :func:`filter_options` ask for."""
-    destination = options["destination"]
+    destination = options["destination"] or ""
     if destination and not _AGENT.match(destination):
         destination = f"smtp:{destination.lower()}"
     sender = options["sender"]
@@ -63,10 +76,10 @@ def queue_filter(options: dict[str, Any], id_: str = "") -> QueueFilter:
         destination=destination,
         customer=options["customer"],
         sender="" if sender == "<>" else sender,
-        recipient=options["recipient"],
+        recipient=options["recipient"] or "",
         state=options["state"],
         older_than=options["older_than"],
-        reason=options["reason"],
+        reason=options["reason"] or "",
     )
 
 

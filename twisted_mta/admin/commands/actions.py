@@ -10,6 +10,7 @@ import click
 
 from ...mail.envelope import Delivery, Message
 from ...queue.interfaces import QueueFilter
+from ...queue.rules import acted
 from ..base import Command, pass_context
 from ..context import FAILED, Context, NotFound, confirm
 from ..selection import PAGE, filter_options, is_filtered, queue_filter, selected, walk
@@ -22,6 +23,13 @@ _DONE = {
     "remove": "removed",
     "bounce": "returned to the sender",
 }
+_AS_IT_WAS = {
+    "retry": "on hold and stays so until released",
+    "hold": "on hold already",
+    "release": "not on hold",
+}
+"""What is said of deliveries that an action leaves as they are."""
+
 _CAREFUL = frozenset({"remove", "bounce"})
 
 Act = Callable[[Context, list[tuple[Message, Delivery]]], int]
@@ -48,11 +56,15 @@ def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes
     chosen = selected(context.store(), ids, options)
     if action in _CAREFUL and not ids:
         _ask(action, chosen(), yes)
-    count = 0
+    count = unchanged = 0
     walking = iter(chosen())
     while page := list(islice(walking, PAGE)):
-        count += act(context, page)
-    _say(context, action, count)
+        if action in _AS_IT_WAS:
+            concerned = [(m, d) for m, d in page if acted(d, action, context.now()) is not d]
+            unchanged += len(page) - len(concerned)
+            page = concerned
+        count += act(context, page) if page else 0
+    _say(context, action, count, unchanged)
 
 
 def _remove_all(context: Context, match: QueueFilter, yes: bool) -> None:
@@ -66,13 +78,16 @@ def _remove_all(context: Context, match: QueueFilter, yes: bool) -> None:
     _say(context, "remove", count)
 
 
-def _say(context: Context, action: str, count: int) -> None:
-    if not count:
+def _say(context: Context, action: str, count: int, unchanged: int = 0) -> None:
+    if not count + unchanged:
         raise NotFound("nothing in the queue matches")
-    context.say(
-        {"action": action, "deliveries": count},
-        lambda: f"{many(count, 'delivery', 'deliveries')} {_DONE[action]}.",
-    )
+    lines = []
+    if count:
+        lines.append(f"{many(count, 'delivery', 'deliveries')} {_DONE[action]}.")
+    if unchanged:
+        is_so = "is" if unchanged == 1 else "are"
+        lines.append(f"{many(unchanged, 'delivery', 'deliveries')} {is_so} {_AS_IT_WAS[action]}.")
+    context.say({"action": action, "deliveries": count, "unchanged": unchanged}, lambda: lines)
 
 
 def _ask(action: str, chosen: Iterable[tuple[Message, Delivery]], yes: bool) -> None:

@@ -31,6 +31,8 @@ def backup(context: Context, folder: Path, only: str | None) -> None:
     context.become_owner()
     if folder.exists():
         raise CommandError(f"{folder} is there already: name a folder that is not")
+    if not folder.parent.is_dir():
+        raise CommandError(f"{folder.parent} is no folder: make it first, owned by the user of the service")
     names = [name for name in PARTS if only in (None, name)]
     there = [name for name in names if context.guard(lambda: (context.state_dir / name / DATA).exists())]  # noqa: B023
     if not there:
@@ -46,7 +48,7 @@ def backup(context: Context, folder: Path, only: str | None) -> None:
         sync(folder.parent)
     except OSError as error:
         _forget(making)
-        raise CommandError(str(error)) from None
+        raise CommandError(f"{folder} could not be written: {error.strerror or error}") from None
     except BaseException:
         _forget(making)
         raise
