@@ -12,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.queue.samples import DESTINATION, NOON, clock, new
 from twisted_mta.config.settings import Queue, Size
+from twisted_mta.queue import pieces
 from twisted_mta.queue.incoming import Incoming
 from twisted_mta.queue.interfaces import CHUNK
 from twisted_mta.queue.lmdb_store import LmdbStore
-from twisted_mta.queue.operations import SWEEP_CHUNKS, Operation, Sweep
+from twisted_mta.queue.operations import SWEEP_PIECES, Operation, Sweep
 from twisted_mta.queue.work import MAX_BULK, carry_out
 from twisted_mta.queue.writer import InlineWriter, NoLoan
 
@@ -140,4 +141,4 @@ class BigMessageTests(SynchronousTestCase):
                 self.assertLessEqual(swept, len(ids))
                 commits += 1
         self.assertEqual(self.successResultOf(acting), 2)
-        self.assertGreaterEqual(commits, BIG / CHUNK / SWEEP_CHUNKS)
+        self.assertGreaterEqual(commits, BIG / pieces.PIECE / SWEEP_PIECES)

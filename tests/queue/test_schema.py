@@ -23,6 +23,9 @@ from twisted_mta.queue.writer import InlineWriter
 
 replace = msgspec.structs.replace
 
+NOW = schema.VERSION
+LATER = b"%d" % (NOW + 2)
+
 
 def rename_table(env: Any, txn: Any) -> None:
     """A made-up step: what was called ``log`` is called ``history``."""
@@ -60,8 +63,8 @@ class SchemaTests(SynchronousTestCase):
             txn.put(b"key", b"value", db=env.open_db(b"log", txn=txn))
 
     def raised(self, **steps: Any) -> Any:
-        migrations = {3: rename_table, 4: count_steps}
-        return patch.multiple(schema, VERSION=5, MIGRATIONS=steps.get("migrations", migrations))
+        migrations = {NOW: rename_table, NOW + 1: count_steps}
+        return patch.multiple(schema, VERSION=NOW + 2, MIGRATIONS=steps.get("migrations", migrations))
 
     def meta(self, name: bytes) -> bytes | None:
         with lmdb.open(str(self.path), max_dbs=32) as env, env.begin() as txn:
@@ -73,7 +76,7 @@ class SchemaTests(SynchronousTestCase):
             environment = Environment(self.path, 1 << 24)
             with environment.read() as txn:
                 self.assertEqual(txn.get(b"key", db=environment.tables.history), b"value")
-                self.assertEqual(txn.get(b"schema", db=environment.tables.meta), b"5")
+                self.assertEqual(txn.get(b"schema", db=environment.tables.meta), LATER)
                 self.assertEqual(txn.get(b"steps", db=environment.tables.meta), b"2")
             environment.close()
             store = self.open()
@@ -86,18 +89,18 @@ class SchemaTests(SynchronousTestCase):
         def broken(env: Any, txn: Any) -> None:
             raise ZeroDivisionError
 
-        with self.raised(migrations={3: rename_table, 4: broken}), self.assertRaises(ZeroDivisionError):
+        with self.raised(migrations={NOW: rename_table, NOW + 1: broken}), self.assertRaises(ZeroDivisionError):
             Environment(self.path, 1 << 24)
-        self.assertEqual(self.meta(b"schema"), b"3")
+        self.assertEqual(self.meta(b"schema"), b"%d" % NOW)
         with self.raised():
             Environment(self.path, 1 << 24).close()
-        self.assertEqual(self.meta(b"schema"), b"5")
+        self.assertEqual(self.meta(b"schema"), LATER)
 
     def test_without_a_way_it_is_refused(self) -> None:
-        with self.raised(migrations={4: count_steps}), self.assertRaises(StoreUnavailable) as refused:
+        with self.raised(migrations={NOW + 1: count_steps}), self.assertRaises(StoreUnavailable) as refused:
             Environment(self.path, 1 << 24)
-        self.assertIn("its schema is 3, and this version of the program knows 5", str(refused.exception))
-        self.assertEqual(self.meta(b"schema"), b"3")
+        self.assertIn(f"its schema is {NOW}, and this version of the program knows {NOW + 2}", str(refused.exception))
+        self.assertEqual(self.meta(b"schema"), b"%d" % NOW)
 
     def test_not_while_the_earlier_version_runs(self) -> None:
         running = Owners(self.path / "owners")
@@ -106,10 +109,10 @@ class SchemaTests(SynchronousTestCase):
             with self.assertRaises(StoreUnavailable) as refused:
                 Environment(self.path, 1 << 24)
             self.assertIn("systemctl restart", str(refused.exception))
-            self.assertEqual(self.meta(b"schema"), b"3")
+            self.assertEqual(self.meta(b"schema"), b"%d" % NOW)
             running.leave()
             Environment(self.path, 1 << 24).close()
-        self.assertEqual(self.meta(b"schema"), b"5")
+        self.assertEqual(self.meta(b"schema"), LATER)
 
 
 def make_second(env: Any, txn: Any) -> None:

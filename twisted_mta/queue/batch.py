@@ -17,6 +17,7 @@ from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Done, HistoryEvent
 from ..mail.ids import ID_BYTES, id_key
 from .environment import Db, Tables, Txn
+from .pieces import PIECE, Row, in_pieces
 from .quota import Counters
 from .records import (
     DUE_BYTES,
@@ -50,8 +51,6 @@ from .terms import normal, reason_key
 
 FEW_CHUNKS = 16
 """Content of so many chunks is removed with its message; that of larger ones in slices afterwards."""
-
-Row = tuple[bytes, bytes | memoryview]
 
 _KEY = itemgetter(0)
 _BEHIND = HELD + b"\xff" * ID_BYTES
@@ -170,7 +169,7 @@ class Batch:
         """A new message, with the chunks of its content that are not stored yet.  Its deliveries follow."""
         self._messages.append((mid, row))
         for number, chunk in chunks:
-            self._content.append((chunk_key(mid, number), chunk))
+            self._content += in_pieces(chunk_key(mid, number), chunk)
         totals = self.totals
         totals.messages += 1
         totals.bytes += message.size
@@ -198,9 +197,13 @@ class Batch:
     def _drop(self, mid: bytes, message: Message) -> None:
         """Remove the content of a message whose row is removed, and count it out."""
         txn, tables = self.txn, self._tables
-        if message.chunks <= FEW_CHUNKS:
-            for number in range(message.chunks):
-                txn.delete(chunk_key(mid, number), db=tables.content)
+        if message.size <= PIECE:
+            txn.delete(chunk_key(mid, 0), db=tables.content)
+        elif message.chunks <= FEW_CHUNKS:
+            with txn.cursor(tables.content) as cursor:
+                more = cursor.set_range(mid)
+                while more and cursor.key().startswith(mid):
+                    more = cursor.delete()
         else:
             self.trash(mid)
         totals = self.totals
@@ -422,7 +425,7 @@ class Batch:
 
     def add_story(self, mid: bytes, row: bytes) -> None:
         """Add events, already encoded, to the history of one message."""
-        self._history.append((story_key(mid, self._generation, self._transaction, self._stories), row))
+        self._history += in_pieces(story_key(mid, self._generation, self._transaction, self._stories), row)
         self._stories += 1
 
     # The end

@@ -19,6 +19,7 @@ from ..mail.ids import id_key
 from . import schema
 from .batch import Batch
 from .interfaces import CHUNK, Charge, Claim, NewMessage, Settlement
+from .pieces import in_pieces, whole
 from .records import (
     META_GENERATION,
     META_INCARNATION,
@@ -36,8 +37,8 @@ from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, un
 
 replace = msgspec.structs.replace
 
-SWEEP_CHUNKS = 64
-"""Chunks that one operation removes: 4 MiB."""
+SWEEP_PIECES = 1024
+"""Pieces of content that one operation removes: 4 MiB."""
 
 
 class Operation:
@@ -159,7 +160,8 @@ class WriteChunk(Operation):
     def apply(self, batch: Batch) -> None:
         # Not only with the first chunk, whose commit may have failed: content that no row names is never removed.
         batch.txn.put(self._key, encode(Spool(self._owner)), overwrite=False, db=batch.tables.spool)
-        batch.txn.put(chunk_key(self._key, self._number), self._chunk, db=batch.tables.content)
+        with batch.txn.cursor(batch.tables.content) as cursor:
+            cursor.putmulti(in_pieces(chunk_key(self._key, self._number), self._chunk))
 
 
 class Discard(Operation):
@@ -193,7 +195,7 @@ class Sweep(Operation):
         if raw is None or decode_spool(raw).owner:
             return False
         with batch.txn.cursor(batch.tables.content) as cursor:
-            for _ in range(SWEEP_CHUNKS):
+            for _ in range(SWEEP_PIECES):
                 if not cursor.set_range(self.key) or not cursor.key().startswith(self.key):
                     batch.txn.delete(self.key, db=batch.tables.spool)
                     return False
@@ -245,7 +247,7 @@ class TakeDue(Operation):
             batch.replace(mid, delivery, replace(begun, owner=self._owner))
             content: bytes | None = None
             if message.chunks <= 1:
-                content = txn.get(chunk_key(mid, 0), db=tables.content) if message.chunks else b""
+                content = whole(txn, tables.content, chunk_key(mid, 0)) if message.chunks else b""
             claims.append(Claim(message, begun, content))
             yield claims
         if not claims:

@@ -10,12 +10,14 @@ from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
 from .environment import Disk, Environment, Tables, Txn
 from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Usage
+from .pieces import joined, whole
 from .quota import Counters
 from .records import (
     META_CHANGES,
     META_REMOVING,
     OWNED_BYTES,
     OWNER_BYTES,
+    STORY_BYTES,
     TIME_BYTES,
     chunk_key,
     decode_counters,
@@ -128,7 +130,7 @@ class Reader:
         if key is None or not 0 <= number < 1 << 16:
             raise KeyError(mid)
         with self._environment.read_in_thread() as txn:
-            chunk: bytes | None = txn.get(chunk_key(key, number), db=self._tables.content)
+            chunk = whole(txn, self._tables.content, chunk_key(key, number))
         if chunk is None:
             raise KeyError(mid)
         return chunk
@@ -181,7 +183,8 @@ class Reader:
         if key is None:
             return []
         with self._environment.read() as txn:
-            return [event for _, raw in prefixed(txn, self._tables.history, key) for event in decode_history(raw)]
+            rows = prefixed(txn, self._tables.history, key)
+            return [event for raw in joined(rows, STORY_BYTES) for event in decode_history(raw)]
 
     def changes(self) -> int:
         """The count of operators' actions."""

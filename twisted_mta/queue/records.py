@@ -7,7 +7,8 @@ choose (destinations, customers' names) is in them as a hash.
 table          key                                   value
 =============  ====================================  ==============================================================
 ``message``    id                                    :class:`~twisted_mta.mail.envelope.Message`
-``content``    id, chunk number                      up to :data:`~twisted_mta.queue.interfaces.CHUNK` octets
+``content``    id, chunk number                      up to :data:`~twisted_mta.queue.interfaces.CHUNK` octets, in pieces
+                                                     (:mod:`.pieces`)
 ``delivery``   id, destination                       :class:`~twisted_mta.mail.envelope.Delivery`
 ``lanes``      lane (destination, customer, priority) :class:`LaneRow`
 ``lanes``      lane, time, id                        nothing; one for each delivery that waits; a held one's time is
@@ -16,7 +17,7 @@ table          key                                   value
 ``owned``      owner, time, id, destination          nothing; one for each delivery that is in the memory of a process,
                                                      and therefore in no lane
 ``usage``      customer                              :class:`~twisted_mta.queue.quota.Counters`
-``history``    id, transaction, number in it         a list of :data:`~twisted_mta.mail.events.HistoryEvent`
+``history``    id, transaction, number in it         a list of :data:`~twisted_mta.mail.events.HistoryEvent`, in pieces
 ``spool``      id                                    :class:`Spool`: content without a message, yet or any more
 ``held``       id, destination                       nothing; one for each held delivery
 ``reason``     reason                                its text: the normal form of a last reply
@@ -45,7 +46,7 @@ from ..mail.ids import ID_BYTES, id_key
 from .quota import Counters
 from .terms import REASON_BYTES
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 TABLES: Final = (
     "message",
     "content",
@@ -69,6 +70,8 @@ TIME_BYTES: Final = 8
 DUE_BYTES: Final = LANE_BYTES + TIME_BYTES + ID_BYTES
 OWNER_BYTES: Final = 4
 OWNED_BYTES: Final = OWNER_BYTES + TIME_BYTES + ID_BYTES + DESTINATION_BYTES
+CHUNK_BYTES: Final = ID_BYTES + 2
+STORY_BYTES: Final = ID_BYTES + 12
 REASON_KEY_BYTES: Final = REASON_BYTES + ID_BYTES + DESTINATION_BYTES
 
 HELD: Final = b"\xff" * TIME_BYTES

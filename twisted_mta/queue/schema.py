@@ -153,7 +153,11 @@ def _append(txn: Any, table: Any, rows: list[tuple[bytes, bytes]]) -> None:
     rows.clear()
 
 
-MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds, 2: _join_lanes_and_due}
+def _store_in_pieces(env: Any, txn: Any) -> None:
+    """3 to 4: long values are stored in pieces of a page.  Those that are whole are read as they are."""
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds, 2: _join_lanes_and_due, 3: _store_in_pieces}
 """By the schema that each starts from."""
 
 

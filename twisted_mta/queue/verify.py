@@ -22,6 +22,7 @@ from .batch import Batch
 from .environment import Environment
 from .operations import Operation
 from .records import (
+    CHUNK_BYTES,
     META_TOTALS,
     Totals,
     decode_counters,
@@ -215,7 +216,7 @@ class _Count:
                 if mid:
                     yield mid, (count, size)
                 mid, count, size = key[:ID_BYTES], 0, 0
-            count += 1
+            count += len(key) == CHUNK_BYTES
             size += len(raw)
         if mid:
             yield mid, (count, size)
