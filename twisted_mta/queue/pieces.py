@@ -31,7 +31,7 @@ def in_pieces(key: bytes, value: bytes | memoryview) -> list[Row]:
     if size <= PIECE:
         return [(key, value)]
     view = memoryview(value)
-    rows = [(key, view[:PIECE])]
+    rows: list[Row] = [(key, view[:PIECE])]
     rows += [
         (key + number.to_bytes(_NUMBER, "big"), view[at : at + PIECE])
         for number, at in enumerate(range(PIECE, size, PIECE), 1)
