@@ -12,7 +12,7 @@ What was wrong in the stock class and is overridden here (Twisted 26.10):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet import error, interfaces
 from twisted.internet.defer import Deferred
@@ -25,7 +25,6 @@ from zope.interface import implementer
 from ..mail.status import MailError, Reply
 from ..wire.client import ClientConnection
 from ..wire.exchange import (
-    BLOCK_TIMEOUT,
     NO_REQUIRETLS,
     NO_TLS,
     NO_TLS_NOW,
@@ -39,35 +38,13 @@ from ..wire.exchange import (
     State,
     Transfer,
 )
-from ..wire.stuffing import DotStuffer, Plain, stuff
+from ..wire.stuffing import DotStuffer, OneChunk, Plain, stuff
+from .outgoing import Content, Outgoing
 from .tls import VerifiedTls, tls_facts
 
 NEVER = float("inf")
 CLOSE_TIMEOUT = 10.0
 """Seconds that the last words may take to leave before the connection is cut."""
-
-
-class Content(Protocol):
-    """What :class:`twisted_mta.delivery.interfaces.IContent` promises, as seen from here."""
-
-    @property
-    def size(self) -> int:
-        """Octets."""
-
-    @property
-    def whole(self) -> bytes | None:
-        """All of it, where it is small."""
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks there are."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether it goes out after DATA as it is."""
-
-    def read(self, chunk: int) -> Deferred[bytes]:
-        """One chunk."""
 
 
 class SessionError(MailError):
@@ -87,7 +64,7 @@ class SessionError(MailError):
         return not self.remote and self.reply.enhanced in (NO_TLS, NO_REQUIRETLS)
 
 
-@implementer(interfaces.IHandshakeListener, interfaces.IPushProducer)
+@implementer(interfaces.IHandshakeListener)
 class MtaClient(ESMTPClient):
     """One session with a server, for any number of messages one after another.
 
@@ -129,8 +106,7 @@ class MtaClient(ESMTPClient):
         self._finished: Finished | None = None
         self._tls_failed = False
         self._gone = False
-        self._drained: Deferred[None] | None = None
-        self._paused = False
+        self._outgoing: Outgoing | None = None
 
     # What agents call
 
@@ -236,7 +212,9 @@ class MtaClient(ESMTPClient):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone, by whomever."""
         self._gone = True
-        self._resume()
+        outgoing, self._outgoing = self._outgoing, None
+        if outgoing is not None:
+            outgoing.stopProducing()
         if self._connection.state is State.HANDSHAKE:
             self._tls_failed = True
             reply = Reply(451, "4.7.5", f"The TLS handshake failed: {_tls_words(reason)}")
@@ -335,33 +313,14 @@ class MtaClient(ESMTPClient):
                 self.transport.write(content.whole + b".\r\n" if content.plain else stuff(content.whole))
             self._connection.content_sent()
         else:
-            encoder = _OneChunk(content.size) if chunk else Plain() if content.plain else DotStuffer()
-            Deferred.fromCoroutine(self._stream(content, encoder)).addErrback(self._unreadable)
-
-    async def _stream(self, content: Content, encoder: DotStuffer | Plain | _OneChunk) -> None:
-        """Send chunk by chunk; the next is read when the transport has room: at most two are in memory."""
-        self._paused = False
-        self.transport.registerProducer(self, True)
-        try:
-            for number in range(content.chunks):
-                if self._paused:
-                    self._drained = Deferred()
-                    await self._drained
-                    if self._gone:
-                        return
-                chunk = await content.read(number)
-                if self._connection.state is not State.CONTENT or self._gone:
-                    return  # refused half-way, or lost
-                data = encoder.encode(chunk)
-                if number == content.chunks - 1:
-                    data += encoder.finish()
-                    self._connection.content_sent()
-                self.transport.write(data)
-                self._arm()
-        finally:
-            self._drained = None
-            if not self._gone:
-                self.transport.unregisterProducer()
+            encoder = OneChunk(content.size) if chunk else Plain() if content.plain else DotStuffer()
+            self._outgoing = outgoing = Outgoing(
+                self.transport,
+                wanted=lambda: self._connection.state is State.CONTENT,
+                complete=self._connection.content_sent,
+                moved=self._arm,
+            )
+            Deferred.fromCoroutine(outgoing.send(content, encoder)).addErrback(self._unreadable)
 
     def _unreadable(self, failure: Failure) -> None:
         self._log.failure("The content of a message that is being sent cannot be read", failure)
@@ -369,26 +328,6 @@ class MtaClient(ESMTPClient):
         if reply is None or not reply.temporary:
             reply = Reply(451, "4.3.0", "The content of the message could not be read")
         self.abort(reply)
-
-    def pauseProducing(self) -> None:
-        """The transport's buffer is full."""
-        self._paused = True
-
-    def resumeProducing(self) -> None:
-        """The transport's buffer has drained."""
-        self._set_due(BLOCK_TIMEOUT)
-        self._resume()
-
-    def stopProducing(self) -> None:
-        """The connection is gone: Twisted says so here first, and the dot must not count as sent after it."""
-        self._gone = True
-        self._resume()
-
-    def _resume(self) -> None:
-        self._paused = False
-        drained, self._drained = self._drained, None
-        if drained is not None:
-            drained.callback(None)
 
     # Time
 
@@ -446,31 +385,6 @@ def _not_verified(tls: VerifiedTls) -> Reply:
     return Reply(
         550, NO_TLS, f"The message requires TLS, and the certificate of {tls.host} is not valid: {tls.problem}"
     )
-
-
-class _OneChunk:
-    """Content as one BDAT carries it (RFC 3030 §2): the command goes before, and the octets stay as they are.
-
-    Raises :class:`ValueError` where there are more or less than announced: the server would take content for commands.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._command = b"BDAT %d LAST\r\n" % size
-        self._left = size
-
-    def encode(self, data: bytes) -> bytes:
-        """A piece as it goes onto the wire."""
-        self._left -= len(data)
-        if self._left < 0:
-            raise ValueError("the content is longer than its size")
-        command, self._command = self._command, b""
-        return command + data
-
-    def finish(self) -> bytes:
-        """Nothing: the size has said where the end is."""
-        if self._left:
-            raise ValueError("the content is shorter than its size")
-        return b""
 
 
 def _tls_words(reason: Failure) -> str:

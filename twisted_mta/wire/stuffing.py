@@ -1,4 +1,4 @@
-"""Dot-stuffing: content made transparent for DATA (RFC 5321 §4.5.2), at any chunking.
+"""Content as it goes onto the wire: dot-stuffed for DATA (RFC 5321 §4.5.2), or as it is in one BDAT (RFC 3030 §2).
 
 Nothing leaves that a lenient server could take for the end of the message: a CR or LF that is not part of CRLF goes
 out as CRLF (RFC 5321 §2.3.8 forbids sending it as it is), so that a dot which any server could see at the start of a
@@ -69,6 +69,33 @@ class Plain:
     def finish(self) -> bytes:
         """What ends the message."""
         return b".\r\n"
+
+
+class OneChunk:
+    """Content as one BDAT carries it (RFC 3030 §2): the command goes before, and the octets stay as they are.
+
+    Raises :class:`ValueError` where there are more or less than announced: the server would take content for commands.
+    """
+
+    __slots__ = ("_command", "_left")
+
+    def __init__(self, size: int) -> None:
+        self._command = b"BDAT %d LAST\r\n" % size
+        self._left = size
+
+    def encode(self, data: bytes) -> bytes:
+        """A piece as it goes onto the wire."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("the content is longer than its size")
+        command, self._command = self._command, b""
+        return command + data
+
+    def finish(self) -> bytes:
+        """Nothing: the size has said where the end is."""
+        if self._left:
+            raise ValueError("the content is shorter than its size")
+        return b""
 
 
 def is_plain(content: bytes) -> bool:
