@@ -20,7 +20,7 @@ from ..smtp.client import MtaClient, SessionError
 from ..smtp.client_factory import MtaClientFactory
 from ..smtp.tls import ClientTls, TlsError, VerifiedTls, verifying_context
 from ..wire.client import ClientConnection
-from ..wire.exchange import NO_REQUIRETLS, TlsPolicy
+from ..wire.starttls import NO_REQUIRETLS, TlsPolicy
 from .mx import Target
 
 CONNECT_TIMEOUT = 30.0

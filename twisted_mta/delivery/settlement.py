@@ -15,7 +15,7 @@ from ..mail.envelope import Delivery, Message, Recipient
 from ..mail.events import Bounced, Deferred, Delivered, HistoryEvent, Outcome
 from ..mail.status import Reply, printable
 from ..report.dsn import Failure
-from ..wire.exchange import NO_TLS_NOW
+from ..wire.starttls import NO_TLS_NOW
 from .interfaces import Result
 from .retry import RetryPolicy
 

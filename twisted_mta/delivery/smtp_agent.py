@@ -23,7 +23,8 @@ from ..mail.events import EventSink, no_events
 from ..mail.status import MailError, Reply
 from ..smtp.client import MtaClient, SessionError
 from ..smtp.tls import client_context
-from ..wire.exchange import By, Finished, Outcome, TlsPolicy, Transfer, too_many_recipients
+from ..wire.exchange import By, Finished, Outcome, Transfer, too_many_recipients
+from ..wire.starttls import TlsPolicy
 from .conversion import Converted, fit
 from .dns import IResolver
 from .interfaces import IDeliveryAgent, Job, Result

@@ -24,20 +24,8 @@ from zope.interface import implementer
 
 from ..mail.status import MailError, Reply
 from ..wire.client import ClientConnection
-from ..wire.exchange import (
-    NO_REQUIRETLS,
-    NO_TLS,
-    NO_TLS_NOW,
-    Closed,
-    Event,
-    Finished,
-    Outcome,
-    Ready,
-    SendContent,
-    StartTls,
-    State,
-    Transfer,
-)
+from ..wire.exchange import Closed, Event, Finished, Outcome, Ready, SendContent, StartTls, State, Transfer
+from ..wire.starttls import NO_REQUIRETLS, NO_TLS, NO_TLS_NOW
 from ..wire.stuffing import DotStuffer, OneChunk, Plain, stuff
 from .outgoing import Content, Outgoing
 from .tls import VerifiedTls, tls_facts

@@ -13,14 +13,11 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..mail.status import Reply
-from . import envelope
+from . import envelope, starttls
 from .capabilities import NONE, Capabilities, parse_capabilities
 from .exchange import (
     BLOCK_TIMEOUT,
     HANDSHAKE_TIMEOUT,
-    NO_REQUIRETLS,
-    NO_TLS,
-    NO_TLS_NOW,
     STAGES,
     TIMEOUTS,
     Closed,
@@ -31,11 +28,11 @@ from .exchange import (
     SendContent,
     StartTls,
     State,
-    TlsPolicy,
     Transfer,
     too_many_recipients,
 )
 from .replies import ReplyError, ReplyParser, shortened
+from .starttls import NoTls, TlsPolicy
 
 
 class ClientConnection:
@@ -257,42 +254,25 @@ class ClientConnection:
             self._lost(Outcome(shortened(reply), True), events)
 
     def _choose_tls(self, events: list[Event]) -> None:
-        if self.secure or self._policy == "none":
-            if self._policy == "require" and not self._keeps_tls:
-                words = "The message requires TLS all the way, and the server does not offer REQUIRETLS"
-                self._lost(Outcome(Reply(550, NO_REQUIRETLS, words), False), events, polite=True)
-            else:
-                self._become_ready(events)
-        elif self.capabilities.starttls:
+        choice = starttls.choose(self._policy, self.capabilities, secure=self.secure, lmtp=self._lmtp)
+        if choice is True:
             self._out.append(b"STARTTLS\r\n")
             self._expected.append(("starttls", 0))
-        elif self._policy == "encrypt":
-            words = "TLS is required here, but the server does not offer it"
-            self._lost(Outcome(Reply(451, "4.7.4", words), False), events)
-        elif self._policy == "require":
-            words = "The message requires TLS, but the server does not offer it"
-            self._lost(Outcome(Reply(550, NO_TLS, words), False), events, polite=True)
         else:
-            self._become_ready(events)
-
-    @property
-    def _keeps_tls(self) -> bool:
-        """Whether the server passes the requirement on.  LMTP is delivery, which ends it (RFC 8689 §4.4)."""
-        return self.capabilities.requiretls or self._lmtp
+            self._go_on(choice or None, events)
 
     def _on_starttls(self, reply: Reply, index: int, events: list[Event]) -> None:
         if reply.code // 100 == 2:
             self.state = State.HANDSHAKE
             events.append(StartTls())
-        elif self._policy == "encrypt":
-            words = f"TLS is required here, but the server refused it: {shortened(reply)}"
-            self._lost(Outcome(Reply(451, "4.7.4", words), False), events)
-        elif self._policy == "require":
-            words = f"The message requires TLS, but the server refused it: {shortened(reply)}"
-            code, status = (550, NO_TLS) if reply.permanent else (451, NO_TLS_NOW)
-            self._lost(Outcome(Reply(code, status, words), False), events, polite=True)
-        else:  # RFC 7435: opportunistic, so the mail goes on in clear
+        else:
+            self._go_on(starttls.refused(self._policy, reply), events)
+
+    def _go_on(self, missing: NoTls | None, events: list[Event]) -> None:
+        if missing is None:
             self._become_ready(events)
+        else:
+            self._lost(Outcome(missing.reply, False), events, missing.polite)
 
     def _on_mail(self, reply: Reply, index: int, events: list[Event]) -> None:
         kind = reply.code // 100

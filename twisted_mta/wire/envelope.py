@@ -11,9 +11,10 @@ from functools import lru_cache
 
 from ..mail.status import Reply
 from .capabilities import Capabilities
-from .exchange import NO_REQUIRETLS, By, Transfer
+from .exchange import By, Transfer
 from .handling import write_by
 from .notification import decode_envid, decode_orcpt, parse_notify
+from .starttls import NO_REQUIRETLS
 
 _BEYOND = "\u0080-\U0010ffff"
 _PATH = r"""(?:"(?:[ !#-\[\]-~{0}]|\\[ -~])*"|[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.{0}-]+)@[A-Za-z0-9_.:\[\]-]+"""

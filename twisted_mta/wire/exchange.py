@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Literal
 
 import msgspec
 
 from ..mail.envelope import ByMode, Return
 from ..mail.status import Reply
-
-TlsPolicy = Literal["none", "may", "encrypt", "require"]
-"""STARTTLS never, when offered, always, or always with a server that offers REQUIRETLS (RFC 8689 §4.2.1)."""
-
-NO_TLS, NO_REQUIRETLS = "5.7.10", "5.7.30"
-"""What a recipient bounces with whose message requires TLS (RFC 8689 §4.2.1): TLS cannot be had, or the server (or
-its name, by DNS) cannot be trusted with the message."""
-NO_TLS_NOW = "4.7.10"
 
 
 class State(enum.Enum):
