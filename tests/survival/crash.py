@@ -194,7 +194,8 @@ class Crash:
             f"{self.rounds} rounds {self.kills}, {self.killed} processes killed, {self.starts} starts in"
             f" {time.monotonic() - self.began:.0f} s: {found.promised:,} promised, {found.unanswered:,} open;"
             f" recipients: {found.delivered:,} delivered, {found.bounced:,} bounced; {found.twice} twice, the 250"
-            f" of which came at most {found.latest * 1e3:.0f} ms before the kill of who had it"
+            f" of which came at most {found.latest * 1e3:.0f} ms before the kill of who had it,"
+            f" {found.untold} more because the connection was lost before their 250"
         )
         if found.promised < 2 * self.rounds:
             self.wrong.append(f"only {found.promised} messages were taken")

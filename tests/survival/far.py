@@ -4,7 +4,9 @@
 
 Each host has an address of its own (``HOSTS``) and the domain ``NAME.far.test``.  The journal has a line of JSON for
 each session that begins or ends, and for each message that is about to hear 250: written before the 250 is, so that
-whatever a client was promised is in it.  A session that begins is written down with the process at its other end.
+whatever a client was promised is in it.  A second line says that the 250 was sent: where the connection was lost before
+that, as when the host went away, the client can't know, and has to come again (RFC 1047).  A session that begins is
+written down with the process at its other end.
 Commands come on standard input: ``down NAME``, ``up NAME``, ``dns dead``, ``dns alive``; each is answered with a line.
 """
 
@@ -211,6 +213,7 @@ class Far:
                 self._took(number, host, recipients, content)
                 recipients = []
                 await say("250 2.0.0 taken")
+                self.note("told", session=number)
             elif verb == "QUIT":
                 await say("221 bye")
                 return "quit"

@@ -25,13 +25,17 @@ class Sent:
 
 @attrs.frozen
 class Copy:
-    """A message that arrived for a recipient: when it was taken, and by the hand of which process."""
+    """A message that arrived for a recipient: when it was taken, and by the hand of which process.
+
+    ``told``: whether its 250 was sent; where it was not, another copy has to follow (RFC 1047).
+    """
 
     tag: str
     recipient: str
     time: float
     process: int
     intact: bool = True
+    told: bool = True
 
 
 @attrs.frozen
@@ -53,6 +57,9 @@ class Verdict:
     removed: int = 0
     queued: int = 0
     twice: int = 0
+    untold: int = 0
+    """Copies that another one followed because the connection was lost before their 250 was sent."""
+
     latest: float = 0.0
     """The longest time between a 250 of the far side and the death that made a second copy of it."""
 
@@ -74,7 +81,8 @@ def judge(
 
     Each recipient of a promised message ends in one of: delivered, reported to the sender as failed, removed, queued;
     of one without an answer in one of these or none; of a refused one in none.  A second copy, or a second report, is
-    right only if the process that handed over the one before it died within :data:`SETTLING` seconds of the 250.
+    right only if the process that handed over the one before it died within :data:`SETTLING` seconds of the 250, or
+    can't have had that.
     ``slack`` are times in which commits can't be made, so that a process may have had a 250 for longer.
     ``settled`` counts how often the service itself wrote down an end, by queue id and recipient.
     """
@@ -93,6 +101,9 @@ def judge(
             ends[key].add(kind)
             several.sort(key=lambda it: it.time)
             for first in several[:-1]:
+                if not first.told:
+                    verdict.untold += 1
+                    continue
                 verdict.twice += 1
                 late = _explained(first, by_process[first.process], list(slack))
                 if late is None:

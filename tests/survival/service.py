@@ -102,19 +102,27 @@ class FarSide(Daemon):
     def read(self) -> tuple[list[Copy], list[Copy]]:
         """What arrived, and the reports on what failed."""
         processes: dict[int, int] = {}
-        copies: list[Copy] = []
-        reports: list[Copy] = []
+        untold: dict[int, dict[str, Any]] = {}
+        took: list[dict[str, Any]] = []
         with self.journal.open() as lines:
             for line in lines:
                 entry = json.loads(line)
                 if entry["kind"] == "begin":
                     processes[entry["session"]] = entry["process"]
                 elif entry["kind"] == "took":
-                    process, when = processes[entry["session"]], entry["time"]
-                    if entry["about"]:
-                        reports += [Copy(entry["about"], it, when, process) for it in entry["failed"]]
-                    elif entry["tag"]:
-                        copies += [Copy(entry["tag"], it, when, process, entry["intact"]) for it in entry["recipients"]]
+                    took.append(entry)
+                    untold[entry["session"]] = entry
+                elif entry["kind"] == "told":
+                    untold.pop(entry["session"])["told"] = True
+        copies: list[Copy] = []
+        reports: list[Copy] = []
+        for it in took:
+            about, recipients = (it["about"], it["failed"]) if it["about"] else (it["tag"], it["recipients"])
+            (reports if it["about"] else copies).extend(
+                Copy(about, whom, it["time"], processes[it["session"]], it["intact"], "told" in it)
+                for whom in recipients
+                if about
+            )
         return copies, reports
 
     def close(self) -> None:

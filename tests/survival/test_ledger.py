@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.survival.far import digest, intact, reported
@@ -58,6 +59,13 @@ class JudgeTests(SynchronousTestCase):
             self.right(judge([sent()], copies, things, deaths=[late], slack=[(199.0, 201.0)]))
             found = self.right(judge([sent()], copies, things, deaths=[Death(7, 200.5, 201.0)]))
             self.assertEqual((found.twice, found.latest), (1, 0.5))
+
+    def test_who_was_not_told_comes_again(self) -> None:
+        lost = attrs.evolve(copy(200.0, 7), told=False)
+        found = self.right(judge([sent()], [lost, copy(230.0, 7)], []))
+        self.assertEqual((found.untold, found.twice), (1, 0))
+        self.wrong(judge([sent()], [copy(200.0, 7), attrs.evolve(copy(230.0, 7), told=False)], []), "nobody died")
+        self.wrong(judge([sent()], [lost, copy(230.0, 7), copy(240.0, 7)], []), "3 times")
 
     def test_each_copy_but_the_last_is_explained(self) -> None:
         three = [copy(230.0, 8), copy(200.0, 7), copy(240.0, 9)]
