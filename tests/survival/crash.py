@@ -1,12 +1,13 @@
 """250 means on disk, whoever dies: processes of a service with workers are killed at random moments, very often.
 
-    python -m tests.survival.crash [--rounds 40] [--seconds 0] [--rate 30] [--seed N] [--keep FOLDER]
+    python -m tests.survival.crash [--rounds 60] [--seconds 0] [--rate 30] [--seed N] [--keep FOLDER]
 
 The sender and the far side go on throughout.  Each round kills, with SIGKILL and at a moment of the seed's, one worker,
-all workers, the parent, or all at once, whether they serve, deliver, commit or have not even begun; the next round may
-come before all serve again.  Every so many rounds the queue's counters are recounted.  In the end everything promised
-has arrived or bounced, and a second copy is right only where the process that had the far side's 250 for the first was
-killed before it could commit that: both are known by process and time, not guessed (``ledger``).
+several, the parent, or all at once, whether they serve, deliver, commit or have not even begun; the next round comes
+as soon as mail has been taken since, by whoever serves, and sometimes before.  Every so many rounds the queue's
+counters are recounted.  In the end everything promised has arrived or bounced, and a second copy is right only where
+the process that had the far side's 250 for the first was killed before it could commit that: both are known by process
+and time, not guessed (``ledger``).
 
 The pytest test runs the same program; MTA_CRASH_ROUNDS and MTA_CRASH_SEED are its options.
 """
@@ -30,10 +31,13 @@ from tests.survival.sending import Mix, Senders
 from tests.survival.service import FarSide, Service, alive, verdict
 from tests.survival.soak import seed_of_the_day
 
-VICTIMS = {"all": 6.0, "worker": 4.0, "workers": 2.0, "parent": 2.0}
-WORKERS = 2
-VERIFY = 40
+VICTIMS = {"worker": 8.0, "workers": 3.0, "parent": 1.0, "all": 2.0}
+WORKERS = 4
+VERIFY = 100
 """Rounds between two counts of the queue."""
+
+NO_WAIT = 0.15
+"""In how many of the rounds mail is not waited for: they come in the middle of a start."""
 
 HOSTS = {"quick1": 40.0, "quick2": 30.0, "tls": 8.0, "slow": 10.0, "defers": 6.0, "refuses": 4.0}
 
@@ -45,7 +49,7 @@ class Crash:
         self.rounds, self.seed, self.seconds, self.keep = rounds, seed, seconds, keep
         self.chance = random.Random(seed)
         self.far = FarSide()
-        self.mix = Mix(rate=rate, largest=200 << 10, many=0.03, most=10, hosts=HOSTS)
+        self.mix = Mix(rate=rate, senders=8, largest=200 << 10, many=0.03, most=10, hosts=HOSTS)
         self.kills = dict.fromkeys(VICTIMS, 0)
         self.killed = 0
         self.starts = 0
@@ -59,7 +63,7 @@ class Crash:
                 "worker_timeout": "30s",  # nobody hangs here, and a start beside other work may take long
                 "queue": {"retry": ["1s", "2s", "4s"], "delay_warning": "0s"},
             }
-            self.mta = Service(self.far, settings=settings)
+            self.mta = Service(self.far, WORKERS, settings)
             try:
                 self.mta.tight(10**6)
                 self.mta.start()
@@ -95,39 +99,43 @@ class Crash:
         self.mta.end()
 
     def _round(self, number: int) -> None:
-        """Kill; mostly when all serve and mail flows, sometimes in the middle of a start."""
-        if self.chance.random() < 0.8:
-            self._serving()
+        """Kill; mostly when mail flows, sometimes in the middle of a start."""
+        if self.chance.random() >= NO_WAIT:
             count = self.senders.promised()
-            wait_for("mail", lambda: self.senders.promised() > count, 60)
-        time.sleep(self.chance.uniform(0.0, 0.6))  # the moment of the kill is what is random here
+            wait_for("mail", lambda: self._again() or self.senders.promised() > count, 180)
+        time.sleep(self.chance.uniform(0.0, 0.5))  # the moment of the kill is what is random here
         victim = self.chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
-        self.kills[victim] += 1
-        workers = list(self.mta.workers().values())
         parent = self.mta.process.pid if self.mta.process is not None else 0
-        if victim == "worker" and workers:
+        workers = sorted(set(self._left()) - {parent})  # those, too, that do not serve yet
+        if victim in {"worker", "workers"} and not workers:
+            victim = "all"
+        self.kills[victim] += 1
+        if victim == "worker":
             self._kill([self.chance.choice(workers)])
-        elif victim == "workers" and workers:
-            self._kill(workers)
+        elif victim == "workers":
+            self._kill(self.chance.sample(workers, self.chance.randint(min(2, len(workers)), len(workers))))
         elif victim == "parent":
             self._kill([parent])
             # What is under way is finished; a service manager would kill those that take too long.
-            deadline = time.monotonic() + self.chance.uniform(0.0, 3.0)
+            deadline = time.monotonic() + self.chance.uniform(0.0, 1.0)
             while (left := self._left()) and time.monotonic() < deadline:
                 time.sleep(0.02)
             self._kill(left)
         else:
             self._kill([parent, *self._left()])
-        if not alive(parent):
+        self._again()
+
+    def _again(self) -> None:
+        """Start a service that is not there; it may also have given up, after many deaths at once."""
+        assert self.mta.process is not None
+        if self.mta.process.poll() is not None:
             self._start()
 
     def _serving(self) -> None:
-        """Wait until all serve; a service that gives up, as it may after many deaths at once, is started again."""
+        """Wait until all serve."""
 
         def serving() -> bool:
-            assert self.mta.process is not None
-            if self.mta.process.poll() is not None:
-                self._start()
+            self._again()
             return len(self.mta.workers()) == WORKERS and all(map(alive, self.mta.workers().values()))
 
         wait_for("all workers", serving, 180)
@@ -204,7 +212,7 @@ class Crash:
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.0, help="no more rounds after so long; 0: all")
     parser.add_argument("--rate", type=float, default=30.0, help="messages a second")
     parser.add_argument("--seed", default="")
