@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.delivery.fakes import CONTENT, Harness, unavailable
 from twisted_mta.config.settings import HOUR, MINUTE
 from twisted_mta.delivery.attempts import OVERDUE
 from twisted_mta.delivery.interfaces import Job, Result
+from twisted_mta.delivery.scheduler import STOP
 from twisted_mta.mail.events import Bounced, Deferred, Delivered, Service
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import StoreUnavailable
@@ -130,6 +132,21 @@ class Faults(Harness):
         self.run_for(2 * MINUTE, 5)
         self.assertEqual((self.scheduler.unsettled, self.store.queue), (0, {}))
         self.assertEqual(len(self.agent.jobs), 4)
+
+    def test_what_is_lost_with_the_process_is_told(self) -> None:
+        """Which message, where to, and by which process: so that a second copy is explained by it, and no other is."""
+        self.agent.holding = True
+        sent = [self.send(f"carl@{number}.example.org") for number in range(3)]
+        self.turns()
+        self.store.broken = unavailable()
+        self.agent.let_go(2)
+        self.run_for(5)
+        stopped = self.scheduler.stop()
+        self.run_for(2 * STOP + 1)
+        self.successResultOf(stopped)
+        lost = [event.detail for event in self.of(Service) if event.what == "settlement-lost"]
+        expected = [f"process {os.getpid()}: {sent[n].message.id} to smtp:{n}.example.org" for n in range(2)]
+        self.assertEqual(sorted(lost), sorted(expected))
 
     def test_a_store_without_room_is_asked_for_less(self) -> None:
         full = StoreUnavailable(Reply(452, "4.3.1", "no room"))

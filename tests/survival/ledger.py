@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
@@ -76,6 +76,7 @@ def judge(
     deaths: Iterable[Death] = (),
     slack: Iterable[tuple[float, float]] = (),
     settled: Mapping[tuple[str, str], int] | None = None,
+    lost: Collection[tuple[int, str]] = (),
 ) -> Verdict:
     """Hold all ledgers against each other.
 
@@ -84,7 +85,8 @@ def judge(
     right only if the process that handed over the one before it died within :data:`SETTLING` seconds of the 250, or
     can't have had that.
     ``slack`` are times in which commits can't be made, so that a process may have had a 250 for longer.
-    ``settled`` counts how often the service itself wrote down an end, by queue id and recipient.
+    ``settled`` counts how often the service itself wrote down an end, by queue id and recipient.  ``lost``: processes
+    with the tags of what they said themselves that they delivered and could not write down.
     """
     verdict = Verdict()
     by_process = defaultdict(list)
@@ -105,6 +107,8 @@ def judge(
                     verdict.untold += 1
                     continue
                 verdict.twice += 1
+                if (first.process, first.tag) in lost:
+                    continue
                 late = _explained(first, by_process[first.process], list(slack))
                 if late is None:
                     verdict.wrong.append(f"{key} was {kind} {len(several)} times, and nobody died over it: {several}")

@@ -32,8 +32,8 @@ ROOT = HERE.parents[1]
 _TAG = re.compile(rb"^X-Tag: (\S+)", re.MULTILINE)
 _TO = re.compile(rb"^Delivered-To: (\S+)", re.MULTILINE)
 _PROCESS = re.compile(r"P(\d+)Q")
-UNRECORDED = "deliveries that ended could not be written down; they may be made again"
 _DIED = re.compile(r"process (\d+)")
+_LOST = re.compile(r"process (\d+): (\S+) to ")
 
 
 def state(process: int) -> str:
@@ -249,17 +249,10 @@ class Service(Preloaded):
             self.full.append((began, time.time() + 2))  # what has failed is tried again after a while
 
     def upgrade(self) -> None:
-        """Hand over to a new version of the same program, and wait for the old one's end.
-
-        Where a worker of the old one says that it could not put on record what it had delivered, because its store had
-        failed just before, it counts as one that died.
-        """
-        old, workers, since = self.now, self.workers().values(), time.time()
-        lost = self.output().count(UNRECORDED)
+        """Hand over to a new version of the same program, and wait for the old one's end."""
+        old = self.now
         self.cli("upgrade")
         wait_for("the old one's end", lambda: not alive(old), 90)
-        if self.output().count(UNRECORDED) > lost:
-            self.deaths += [Death(process, since, time.time()) for process in workers]
         if self.process is not None:
             self.process.poll()
 
@@ -310,6 +303,12 @@ class Service(Preloaded):
         found = [(it["time"], it["detail"]) for it in self.log_events("service") if it["what"] == "worker-died"]
         return {int(match[1]): (when, words) for when, words in found if (match := _DIED.search(words))}
 
+    def lost(self) -> set[tuple[int, str]]:
+        """What processes said of themselves that they delivered and could not put on record, by process and queue id:
+        their store had failed, and they had to end."""
+        found = (_LOST.match(it["detail"]) for it in self.log_events("service") if it["what"] == "settlement-lost")
+        return {(int(match[1]), match[2]) for match in found if match}
+
 
 def verdict(
     mta: Service, far: FarSide, senders: Senders, removed: set[tuple[str, str]], others: list[Death] | None = None
@@ -335,6 +334,7 @@ def verdict(
         mta.deaths + (others or []),
         mta.full,
         settled,
+        {(process, tags.get(one, one)) for process, one in mta.lost()},
     )
     problems = mta.json("queue", "verify")["discrepancies"]
     found.wrong += [f"the queue's counters: {it}" for it in problems]

@@ -60,6 +60,11 @@ class JudgeTests(SynchronousTestCase):
             found = self.right(judge([sent()], copies, things, deaths=[Death(7, 200.5, 201.0)]))
             self.assertEqual((found.twice, found.latest), (1, 0.5))
 
+    def test_who_says_that_it_could_not_be_written_down(self) -> None:
+        twice = [copy(200.0, 7), copy(230.0, 8)]
+        self.right(judge([sent()], twice, [], lost={(7, "t1")}))
+        self.wrong(judge([sent()], twice, [], lost={(8, "t1"), (7, "t2")}), "nobody died")
+
     def test_who_was_not_told_comes_again(self) -> None:
         lost = attrs.evolve(copy(200.0, 7), told=False)
         found = self.right(judge([sent()], [lost, copy(230.0, 7)], []))

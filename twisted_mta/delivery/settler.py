@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -58,6 +60,7 @@ class Settler:
         self._clock = clock
         self._events = events
         self._fresh: list[Ended] = []
+        self._writing: dict[int, list[Ended]] = {}
         self._again: deque[list[Ended]] = deque()
         self._faulty: list[Ended] = []
         self._faulty_call: IDelayedCall | None = None
@@ -111,6 +114,7 @@ class Settler:
             self._write(fresh[start : start + BATCH])
 
     def _write(self, batch: list[Ended]) -> None:
+        self._writing[id(batch)] = batch
         try:
             written = self._store.settle([ended.settlement for ended in batch])
         except Exception:
@@ -119,6 +123,7 @@ class Settler:
         written.addCallbacks(self._written, self._refused, callbackArgs=(batch,), errbackArgs=(batch,))
 
     def _written(self, _: None, batch: list[Ended]) -> None:
+        del self._writing[id(batch)]
         self._wait = FIRST_WAIT
         self.stuck = False
         if self._again and self._retry_call is not None:
@@ -132,6 +137,7 @@ class Settler:
         self._check_idle()
 
     def _refused(self, failure: Failure, batch: list[Ended]) -> None:
+        del self._writing[id(batch)]
         self.failures += 1
         if isinstance(failure.value, MailError):
             self._log.error(
@@ -172,7 +178,10 @@ class Settler:
             self._write([ended])
 
     def close(self) -> None:
-        """The process ends: what could not be written is lost with it, and what it tells of may be delivered again."""
+        """The process ends: what could not be written is lost with it, and what it tells of may be delivered again.
+
+        An event tells of each attempt that is: which message, where to, and by which process.
+        """
         for call in (self._retry_call, self._faulty_call):
             if call is not None:
                 call.cancel()
@@ -181,6 +190,12 @@ class Settler:
             self._log.error(
                 "{count} deliveries that ended could not be written down; they may be made again", count=self.pending
             )
+        now = self._clock.seconds()
+        for ended in (*self._fresh, *chain(*self._writing.values(), *self._again), *self._faulty):
+            if ended.events:  # else it was not attempted
+                delivery = ended.settlement.delivery
+                words = f"process {os.getpid()}: {delivery.id} to {delivery.destination}"
+                self._events(Service(time=now, what="settlement-lost", detail=words))
 
     def _retry(self) -> None:
         self._retry_call = None
