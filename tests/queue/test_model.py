@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import settings
@@ -15,8 +16,10 @@ from twisted.python.failure import Failure
 from tests.queue.samples import NOON, SETTINGS, Sink, clock, delivered, delivery, new, report
 from twisted_mta.mail.envelope import Delivery, Handling, Lane
 from twisted_mta.mail.events import Done
+from twisted_mta.queue import removing
 from twisted_mta.queue.interfaces import CHUNK, Claim, Limits, QueueFilter, QuotaExceeded, Settlement
 from twisted_mta.queue.lmdb_store import LmdbStore
+from twisted_mta.queue.pending import KEPT
 from twisted_mta.queue.records import key_time, time_key
 from twisted_mta.queue.rules import DEATHS
 from twisted_mta.queue.writer import InlineWriter
@@ -26,6 +29,8 @@ replace = msgspec.structs.replace
 DESTINATIONS = ("smtp:a", "smtp:b", "maildir:c")
 CUSTOMERS = ("", "acme", "other")
 ADDRESSES = ("x@a", "y@a", "z@b")
+REPLIES = ("", "450 Busy", "450 Greylisted")
+SENDER = "sender@acme.example"
 RATE = 12
 QUEUED = 6
 
@@ -42,8 +47,21 @@ def fired(deferred: Any) -> Any:
     return results[0]
 
 
+filters = st.one_of(
+    st.just(QueueFilter()),
+    st.builds(QueueFilter, destination=st.sampled_from(DESTINATIONS)),
+    st.builds(QueueFilter, recipient=st.sampled_from(ADDRESSES)),
+    st.builds(QueueFilter, customer=st.sampled_from(CUSTOMERS)),
+    st.builds(QueueFilter, state=st.sampled_from(["queued", "held"])),
+    st.builds(QueueFilter, sender=st.sampled_from(["", SENDER])),
+    st.builds(QueueFilter, older_than=st.sampled_from([1.0, 1000.0])),
+    st.builds(QueueFilter, reason=st.sampled_from(["greylisted", "busy"])),
+)
+
+
 class Model(RuleBasedStateMachine):
-    """``expected`` maps (id, destination) to (recipients, due time or None when held, customer of the lane)."""
+    """``expected`` maps (id, destination) to (recipients, due time or None when held, customer of the lane).  What a
+    removal is about leaves it at once, and is counted until it is worked off: ``doomed`` is how many that may be."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,15 +76,24 @@ class Model(RuleBasedStateMachine):
         self.claims: list[Claim] = []
         self.owned: set[tuple[str, str]] = set()
         self.died: set[tuple[str, str]] = set()  # of these: what a process had in memory that is not there any more
+        self.sender: dict[str, str] = {}
+        self.arrived: dict[str, float] = {}
+        self.reply: dict[tuple[str, str], str] = {}
+        self.early: list[Any] = []
+        self.doomed = 0
+        self.removed = 0
+        self.was_removing = False
         self.ids: list[str] = []
         self.gone: list[str] = []
         self.open()
 
     def open(self) -> None:
+        self.early = []
         self.store = LmdbStore(self.folder, self.clock, SETTINGS, InlineWriter(), self.sink)
         assert fired(self.store.start()) is None
 
     def teardown(self) -> None:
+        self.steps.stop()
         assert fired(self.store.stop()) is None
         shutil.rmtree(self.folder)
 
@@ -81,6 +108,11 @@ class Model(RuleBasedStateMachine):
     def waiting(self) -> dict[tuple[str, str], tuple[frozenset[str], float | None, str]]:
         """What is in no process' memory."""
         return {key: there for key, there in self.expected.items() if key not in self.owned}
+
+    @property
+    def removing(self) -> bool:
+        """Whether something is removed and still counted."""
+        return any(removal.ended is None for removal in self.store.removals())
 
     def forget(self, mid: str) -> None:
         """A message is gone with its last delivery."""
@@ -97,6 +129,7 @@ class Model(RuleBasedStateMachine):
         size=st.sampled_from([0, 10, CHUNK, 2 * CHUNK + 1, 20 * CHUNK]),
         wait=st.sampled_from([-10.0, 0.0, 60.0, 5000.0]),
         limited=st.booleans(),
+        late=st.booleans(),
         priority=st.sampled_from([0, 0, -4, 4]),
     )
     def accept(
@@ -108,9 +141,10 @@ class Model(RuleBasedStateMachine):
         size: int,
         wait: float,
         limited: bool,
+        late: bool,
         priority: int,
     ) -> None:
-        incoming = self.store.incoming()
+        incoming = self.early.pop() if late and self.early else self.store.incoming()
         body = bytes([len(self.ids) % 256]) * size
         incoming.write(body)
         limits = Limits(recipients_per_hour=RATE, queued_messages=QUEUED) if limited and customer else None
@@ -128,11 +162,11 @@ class Model(RuleBasedStateMachine):
         if limits is not None:
             charge = {"customer": customer, "recipients": count, "bytes": 0, "limits": limits}
             message = replace(message, charge=msgspec.convert(charge, type=type(new("", limits=limits).charge)))
+        full = self.store.usage(customer).queued_messages >= QUEUED
         result = fired(incoming.commit(message))
         if limits is not None:
             used = sum(some for at, owner, some in self.charged if owner == customer and at > self.now - 3600)
             longest = sum(some for at, owner, some in self.charged if owner == customer and at > self.now - 3900)
-            full = len(self.queued(customer)) >= QUEUED
             if used + count > RATE or full:
                 assert isinstance(result, Failure)
             if longest + count <= RATE and not full:
@@ -148,8 +182,10 @@ class Model(RuleBasedStateMachine):
         self.content[incoming.id] = body
         self.customer[incoming.id] = customer
         self.priority[incoming.id] = priority
+        self.sender[incoming.id], self.arrived[incoming.id] = SENDER, self.now
         for name, addresses in to.items():
             self.expected[incoming.id, name] = (frozenset(addresses), self.now + wait, lane_customer)
+            self.reply[incoming.id, name] = ""
             if armed:
                 self.owned.add((incoming.id, name))
 
@@ -158,6 +194,12 @@ class Model(RuleBasedStateMachine):
         incoming = self.store.incoming()
         incoming.write(b"z" * size)
         incoming.abort()
+
+    @precondition(lambda self: len(self.early) < 3)
+    @rule()
+    def begin_message(self) -> None:
+        """It has its id from now on, and is stored later."""
+        self.early.append(self.store.incoming())
 
     @rule(limit=st.integers(1, 4), again=st.sampled_from([60.0, 600.0]))
     def claim(self, limit: int, again: float) -> None:
@@ -168,9 +210,12 @@ class Model(RuleBasedStateMachine):
                 firsts[lane] = min(when, firsts.get(lane, when))
         due = sorted(firsts.items(), key=lambda item: item[1])
         lanes = self.store.due(self.now, 100)
-        assert {lane for lane, _ in due} == set(lanes)
         times = dict(due)
-        assert [times[lane] for lane in lanes] == sorted(times.values())
+        if self.removing:
+            assert set(times) <= set(lanes)
+        else:
+            assert set(times) == set(lanes)
+            assert [times[lane] for lane in lanes] == sorted(times.values())
         for lane in lanes:
             waiting = sorted(
                 (when, mid)
@@ -196,8 +241,9 @@ class Model(RuleBasedStateMachine):
         to=st.sampled_from([*DESTINATIONS, ""]),
         bounced=st.booleans(),
         held_up=st.booleans(),
+        reply=st.sampled_from(REPLIES),
     )
-    def settle(self, data: st.DataObject, stay: set[str], to: str, bounced: bool, held_up: bool) -> None:
+    def settle(self, data: st.DataObject, stay: set[str], to: str, bounced: bool, held_up: bool, reply: str) -> None:
         """One attempt, perhaps an old one, ends: some recipients stay, perhaps for another destination."""
         claim = data.draw(st.sampled_from(self.claims), "claim")
         if not held_up:
@@ -206,7 +252,13 @@ class Model(RuleBasedStateMachine):
         kept = [recipient for recipient in it.recipients if recipient.address in stay]
         destination = to or it.destination
         remaining = (
-            (replace(it, recipients=tuple(kept), destination=destination, next_attempt=self.now + 30),) if kept else ()
+            (
+                replace(
+                    it, recipients=tuple(kept), destination=destination, next_attempt=self.now + 30, last_reply=reply
+                ),
+            )
+            if kept
+            else ()
         )
         dsn = report(self.store, it.id)
         reports = ((dsn, b"report"),) if bounced else ()
@@ -224,11 +276,15 @@ class Model(RuleBasedStateMachine):
         if rest:
             self.expected[key] = (rest, None if held else self.now, customer)
         if kept:
+            if (it.id, destination) not in self.expected:
+                self.reply[it.id, destination] = reply
             self.join((it.id, destination), {recipient.address for recipient in kept}, self.now + 30, it.customer, held)
         if bounced:
             self.ids.append(dsn.message.id)
             self.content[dsn.message.id] = b"report"
             self.customer[dsn.message.id] = ""
+            self.sender[dsn.message.id], self.arrived[dsn.message.id] = "", NOON
+            self.reply[dsn.message.id, dsn.deliveries[0].destination] = ""
             self.expected[dsn.message.id, dsn.deliveries[0].destination] = (
                 frozenset({"sender@acme.example"}),
                 NOON,
@@ -267,6 +323,39 @@ class Model(RuleBasedStateMachine):
             elif (action == "release" and when is None) or (action == "retry" and when is not None):
                 self.expected[key] = (addresses, self.now, customer)
 
+    def matches(self, match: QueueFilter, key: tuple[str, str]) -> bool:
+        (mid, destination), (addresses, when, customer) = key, self.expected[key]
+        return (
+            match.destination in ("", destination)
+            and (not match.recipient or match.recipient in addresses)
+            and match.customer in (None, customer)
+            and match.state in (None, "held" if when is None else "queued")
+            and match.sender in (None, self.sender[mid])
+            and (match.older_than is None or self.now - self.arrived[mid] >= match.older_than)
+            and match.reason in self.reply[key].lower()
+        )
+
+    @rule(match=filters, at_once=st.booleans())
+    def remove(self, match: QueueFilter, at_once: bool) -> None:
+        keys = [key for key in self.expected if self.matches(match, key)]
+        before = {removal.number for removal in self.store.removals() if removal.ended is not None}
+        removal = fired(self.store.remove(match, "root", self.now, None if at_once else 0.0))
+        assert removal.number not in before
+        assert (removal.ended is not None) == at_once
+        self.removed += len(keys)
+        self.doomed += len(keys)
+        for key in keys:
+            del self.expected[key]
+            self.own_no_more(key)
+            self.forget(key[0])
+        found = fired(self.store.page(match, limit=10000)).found
+        assert not [1 for message, it in found if (message.id, it.destination) in keys]
+
+    @rule()
+    def work_off(self) -> None:
+        worked = fired(self.store.work_off())
+        assert worked == self.was_removing
+
     @rule(seconds=st.sampled_from([0.5, 29.0, 61.0, 1000.0, 4000.0]))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -276,6 +365,7 @@ class Model(RuleBasedStateMachine):
         assert fired(self.store.stop()) is None
         self.open()
         self.died |= self.owned
+        self.was_removing = self.removing
 
     @rule(in_memory=st.booleans())
     def reclaim(self, in_memory: bool) -> None:
@@ -303,6 +393,8 @@ class Model(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         assert self.store.stats().messages == 0
+        self.steps = patch.multiple(removing, DELIVERIES=2, ENTRIES=2)
+        self.steps.start()
 
     # What must hold
 
@@ -323,6 +415,16 @@ class Model(RuleBasedStateMachine):
         assert fired(self.store.verify(False)) == []
         stats = self.store.stats()
         queued = {mid for mid, _ in self.expected}
+        removals = self.store.removals()
+        if not self.removing:
+            self.doomed = 0
+        if len(removals) < KEPT:
+            assert stats.deliveries - len(self.expected) == self.removed - sum(it.deliveries for it in removals)
+        self.was_removing = self.removing
+        if self.was_removing:
+            assert len(self.expected) <= stats.deliveries <= len(self.expected) + self.doomed
+            assert len(queued) <= stats.messages <= len(queued) + self.doomed
+            return
         assert stats.messages == len(queued)
         assert stats.deliveries == len(self.expected)
         assert stats.recipients == sum(len(addresses) for addresses, _, _ in self.expected.values())
@@ -338,9 +440,16 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def done_is_told_once(self) -> None:
-        assert sorted(event.id for event in self.sink.named(Done)) == sorted(self.gone)
+        done = sorted(event.id for event in self.sink.named(Done))
+        if self.removing:
+            assert len(done) == len(set(done))
+            assert set(done) <= set(self.gone)
+        else:
+            assert done == sorted(self.gone)
         for mid in self.gone[-3:]:
             assert self.store.message(mid) is None
+            if mid not in done:
+                continue
             assert isinstance(fired(self.store.read(mid, 0)), Failure)
             assert [type(event) for event in self.store.history(mid)].count(Done) == 1
 

@@ -233,6 +233,30 @@ class SecondSchemaTests(SynchronousTestCase):
         self.successResultOf(store.stop())
 
 
+class ThirdSchemaTests(SynchronousTestCase):
+    """What the third schema left can be removed, though its deliveries say nothing of removals."""
+
+    def test_removed_by_a_filter(self) -> None:
+        path = Path(self.mktemp())
+        store = LmdbStore(path, clock(), SETTINGS, InlineWriter())
+        self.successResultOf(store.start())
+        for number in range(9):
+            self.successResultOf(Deferred.fromCoroutine(send(store, delivery(f"smtp:{number % 3}"))))
+        self.successResultOf(store.stop())
+        with lmdb.open(str(path), max_dbs=32, map_size=1 << 24) as env, env.begin(write=True) as txn:
+            table = env.open_db(b"delivery", txn=txn)
+            for key, row in list(txn.cursor(table)):
+                txn.put(key, msgspec.msgpack.encode(msgspec.msgpack.decode(row)[:-1]), db=table)
+            txn.put(b"schema", b"3", db=env.open_db(b"meta", txn=txn))
+        store = LmdbStore(path, clock(), SETTINGS, InlineWriter())
+        self.successResultOf(store.start())
+        self.addCleanup(store.stop)
+        self.assertEqual(self.successResultOf(store.verify(False)), [])
+        removal = self.successResultOf(store.remove(QueueFilter(destination="smtp:1"), "root", NOON))
+        self.assertEqual((removal.deliveries, store.stats().deliveries), (3, 6))
+        self.assertEqual(self.successResultOf(store.verify(False)), [])
+
+
 class FirstSchemaTests(SynchronousTestCase):
     """What the first schema had no tables for is found by after the migration."""
 

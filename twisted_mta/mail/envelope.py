@@ -117,6 +117,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     attempted or under way, 0 where none has; ``deaths`` counts the processes that died with it since its last attempt.
     the attempt after the present one.  ``priority`` is the message's.  ``release``: not to be tried before, None where
     it was never put off, or not any more.  ``overdue``: the sender has been told that RFC 2852's time is over.
+    ``spared`` is the store's: the last removal that it outlived, or came after (:mod:`..queue.pending`).
     """
 
     id: str
@@ -136,6 +137,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1
     priority: int = 0
     release: float | None = None
     overdue: bool = False
+    spared: int = 0
 
     def put_off(self, now: float) -> bool:
         """Whether its sender has dated its release, and that is still to come (RFC 4865)."""

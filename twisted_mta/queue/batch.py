@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Done, HistoryEvent
 from ..mail.ids import ID_BYTES, id_key
 from .environment import Db, Tables, Txn
+from .pending import Removals, operator_event, removals_in, write
 from .pieces import PIECE, Row, in_pieces
 from .quota import Counters
 from .records import (
@@ -27,6 +30,7 @@ from .records import (
     META_TOTALS,
     TIME_BYTES,
     LaneRow,
+    RemovalRow,
     Spool,
     Totals,
     by_message,
@@ -86,6 +90,8 @@ class Batch:
         "_left",
         "_messages",
         "_owned",
+        "_removals",
+        "_removals_known",
         "_spoilt",
         "_stories",
         "_tables",
@@ -112,6 +118,8 @@ class Batch:
         self._lanes: dict[bytes, _Lane] = {}
         self._usage: dict[str, Counters] = {}
         self._totals: Totals | None = None
+        self._removals: Removals | None = None
+        self._removals_known = False
         # Rows that no other operation of this transaction can ask for, because nobody knows their message's id yet.
         self._messages: list[Row] = []
         self._content: list[Row] = []
@@ -138,6 +146,20 @@ class Batch:
             raw = self.txn.get(META_TOTALS, db=self._tables.meta)
             totals = self._totals = decode_totals(raw) if raw is not None else Totals()
         return totals
+
+    @property
+    def removals(self) -> Removals | None:
+        """The removals under way."""
+        if not self._removals_known:
+            self._removals = removals_in(self.txn, self._tables)
+            self._removals_known = True
+        return self._removals
+
+    def begin_removal(self, row: RemovalRow) -> None:
+        """Add a removal to those under way."""
+        there = self.removals
+        self._removals = Removals([*there.rows, row] if there is not None else [row])
+        self._removals.changed = True
 
     def usage(self, customer: str) -> Counters:
         """A customer's counters; changing them is counting."""
@@ -227,6 +249,9 @@ class Batch:
 
     def add_delivery(self, mid: bytes, delivery: Delivery, row: bytes) -> None:
         """A delivery of a message that is added in this transaction."""
+        if self._comes_late(mid, delivery):
+            delivery = self._spared(delivery)
+            row = encode(delivery)
         self._count_in(delivery)
         key = delivery_key(mid, delivery.destination)
         self._deliveries.append((key, row))
@@ -238,9 +263,10 @@ class Batch:
             self._due.append((due_key(delivery, mid), b""))
 
     def delivery(self, mid: bytes, destination: str) -> Delivery | None:
-        """A delivery as it is now."""
+        """A delivery as it is now.  One that a removal under way is about is taken out, and there is none."""
         raw = self.txn.get(delivery_key(mid, destination), db=self._tables.delivery)
-        return decode_delivery(raw) if raw is not None else None
+        delivery = decode_delivery(raw) if raw is not None else None
+        return None if delivery is None or self._is_removed(mid, delivery) else delivery
 
     def owned(self, key: bytes) -> tuple[bytes, Delivery | None]:
         """The delivery that stands under a key of ``owned``, with its message's key.  What leads to none is removed."""
@@ -248,12 +274,39 @@ class Batch:
         raw = self.txn.get(there, db=self._tables.delivery)
         delivery = decode_delivery(raw) if raw is not None else None
         if delivery is not None and delivery.owner and owned_key(delivery, mid) == key:
-            return mid, delivery
+            return mid, None if self._is_removed(mid, delivery) else delivery
         self.txn.delete(key, db=self._tables.owned)
         return mid, None
 
+    def _is_removed(self, mid: bytes, delivery: Delivery) -> bool:
+        """Take out what a removal under way is about."""
+        removals = self.removals
+        row = removals.of(mid, delivery, lambda: self.message(mid)) if removals is not None else None
+        if removals is None or row is None:
+            return False
+        event = operator_event(delivery, "remove", row.who, row.began)
+        self.events.append(event)
+        self.add_story(mid, encode((event,)))
+        self.remove(mid, delivery)
+        self.leave(mid)
+        row.deliveries += 1
+        row.recipients += len(delivery.recipients)
+        removals.changed = True
+        return True
+
+    def _comes_late(self, mid: bytes, delivery: Delivery) -> bool:
+        """Whether a delivery that is about to be written could be taken for one that a removal under way is about."""
+        removals = self.removals
+        return removals is not None and removals.spares(mid, delivery)
+
+    def _spared(self, delivery: Delivery) -> Delivery:
+        removals = self.removals
+        return replace(delivery, spared=removals.newest) if removals is not None else delivery
+
     def put(self, mid: bytes, delivery: Delivery) -> None:
         """Store a delivery that is not there."""
+        if self._comes_late(mid, delivery):
+            delivery = self._spared(delivery)
         self._spoil(mid)
         self._count_in(delivery)
         key = delivery_key(mid, delivery.destination)
@@ -314,6 +367,8 @@ class Batch:
 
     def replace(self, mid: bytes, old: Delivery, new: Delivery) -> None:
         """Store a delivery in place of another state of it."""
+        if self._comes_late(mid, new):
+            new = self._spared(new)
         if (old.destination, old.customer, old.priority) != (new.destination, new.customer, new.priority):
             self.remove(mid, old)
             self.put(mid, new)
@@ -451,6 +506,8 @@ class Batch:
             self._forget_reason(reason)
         if self._lanes:
             self._flush_lanes()
+        if self._removals is not None and self._removals.changed:
+            write(self.txn, tables, self._removals)
         for customer, counters in self._usage.items():
             self.txn.put(usage_key(customer), encode(counters), db=tables.usage)
         if self._totals is not None:
@@ -536,8 +593,8 @@ class Batch:
                 more = cursor.set_range(key[:LANE_BYTES] + _BEHIND)  # a lane of this transaction that has no row yet
         return False
 
-    def due_ids(self, lane: bytes, until: bytes, limit: int) -> list[bytes]:
-        """The ids of a lane that are due by a time, the longest due first."""
+    def due_keys(self, lane: bytes, until: bytes, limit: int) -> list[bytes]:
+        """The entries of a lane that are due by a time, the longest due first."""
         last = lane + until
         found: list[bytes] = []
         with self.txn.cursor(self._tables.lanes) as cursor:
@@ -546,6 +603,6 @@ class Batch:
                 key = cursor.key()
                 if len(key) != DUE_BYTES or not key.startswith(lane) or key[: LANE_BYTES + TIME_BYTES] > last:
                     break
-                found.append(key[LANE_BYTES + TIME_BYTES :])
+                found.append(key)
                 more = cursor.next()
         return found

@@ -147,6 +147,22 @@ class QueueFilter(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's removal of all that matched ``match`` at the time ``began``, as it stands.
+
+    None of it is shown, claimed or acted on from its beginning.  ``deliveries`` and ``recipients`` are those that have
+    been worked off: until then they count as queued.  ``ended`` is when all were; None: it is under way.
+    """
+
+    number: int
+    match: QueueFilter
+    who: str
+    began: float
+    deliveries: int
+    recipients: int
+    ended: float | None = None
+
+
 class Page(msgspec.Struct, frozen=True):
     """Some deliveries in the order of ids.  ``more`` is what to give as ``after`` to go on, "" at the end: there may be
     more than are here though there was room for them, and none where ``more`` is given."""
@@ -294,9 +310,17 @@ class IMessageStore(Interface):
         notices within a second.  A "run" is a retry that no operator asks for: what is on hold, put off by its sender,
         in memory or due already stays as it is, and :meth:`changes` with it."""
 
-    def remove(match: QueueFilter, who: str, now: float) -> Deferred[int]:
-        """The same as ``act("remove", ...)`` for all that matches, however much it is: in many commits, between which
-        others have their turn.  What is removed is gone with the commit it is in.  Fires with how many it were."""
+    def remove(match: QueueFilter, who: str, now: float, seconds: float | None = None) -> Deferred[Removal]:
+        """The same as ``act("remove", ...)`` for all that matches, however much it is, as of one commit: with it all of
+        that is gone for whoever asks or delivers.  It is worked off after it, in small commits: for ``seconds`` (None:
+        to the end) by this call, and what is left then by :meth:`work_off`.  Fires with how it stands."""
+
+    def removals() -> list[Removal]:
+        """The removals under way and the last ones that are over, in the order of their numbers."""
+
+    def work_off(number: int | None = None) -> Deferred[bool]:
+        """Do a little of a removal that nobody works at, of any or of that number; whether anything was done.  To be
+        called by one process until it is false, now and then."""
 
     def changes() -> int:
         """A number that grows with every :meth:`act` of any process: what is held in memory may be out of date."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 import lmdb
@@ -32,13 +34,14 @@ from .interfaces import (
     QueueFilter,
     QueueStats,
     QuotaExceeded,
+    Removal,
     Settlement,
     Usage,
 )
 from .operations import Act, Enter, Expire, Orphan, Reclaim, Remember, Settle, TakeDue, Tell
 from .owners import Owners
 from .reading import Reader
-from .removing import DELIVERIES, ENTRIES, MOST, Finish, Forget, TakeOut
+from .removing import Begin, ForgetNote, Release, Remover
 from .rules import ACTIONS, disk_full, never_busy, stopping
 from .thread_writer import ThreadWriter
 from .verify import Mend, Verifier
@@ -111,6 +114,9 @@ class LmdbStore:
             self._owner, environment.generation = await self._writer.submit(Enter())
             self._owners.enter(self._owner)
             self._ids = IdMaker(self._owner, self._clock.seconds)
+            self._remover = Remover(
+                self._reader, self._owners, self._owner, self._in_thread, self._writer.submit, self._events
+            )
             await self._writer.submit(Orphan(self._owners.alive))
         except BaseException:
             await self._close()
@@ -288,7 +294,7 @@ class LmdbStore:
         self._writer.submit(operation, lazily=True)
 
     def tend(self) -> Deferred[bool]:
-        """Make segments of what has none, and mend what a removal that was cut short has left."""
+        """Make segments of what has none, and mend what a removal of schema 3 that was cut short has left."""
         return Deferred.fromCoroutine(self._tend())
 
     async def _tend(self) -> bool:
@@ -318,35 +324,29 @@ class LmdbStore:
             return fail(ValueError(f"no such action: {action!r}"))
         return self._writer.submit(Act(action, deliveries, who, now))
 
-    def remove(self, match: QueueFilter, who: str, now: float) -> Deferred[int]:
-        """An operator's removal of all that matches.  See :mod:`.removing`."""
-        return Deferred.fromCoroutine(self._remove(match, who, now))
+    def remove(self, match: QueueFilter, who: str, now: float, seconds: float | None = None) -> Deferred[Removal]:
+        """An operator's removal of all that matches.  See :mod:`.pending` and :mod:`.removing`."""
+        return Deferred.fromCoroutine(self._remove(match, who, now, seconds))
 
-    async def _remove(self, match: QueueFilter, who: str, now: float) -> int:
-        count, after, more = 0, "", True
-        while more:
-            entries: list[bytes] = []
-            try:
-                while more and len(entries) < MOST:
-                    page = await self.page(match, after, DELIVERIES)
-                    if page.found:
-                        entries += await self._writer.submit(TakeOut(page.found, self._owner, who, now))
-                        self._rest()
-                    after = page.more
-                    more = bool(after)
-            finally:  # whatever became of it, even an interrupt from the keyboard
-                await self._forget(entries)
-            count += len(entries)
-        return count
+    async def _remove(self, match: QueueFilter, who: str, now: float, seconds: float | None) -> Removal:
+        end = monotonic() + seconds if seconds is not None else inf
+        number = await self._writer.submit(Begin(match, self._owner, who, now))
+        try:
+            while monotonic() < end and await self._remover.step(number):
+                self._rest()
+        finally:
+            await self._writer.submit(Release(number))
+        return next(removal for removal in self._reader.removals() if removal.number == number)
 
-    async def _forget(self, entries: list[bytes]) -> None:
-        if not entries:
-            return
-        entries.sort()
-        for at in range(0, len(entries), ENTRIES):
-            await self._writer.submit(Forget(entries[at : at + ENTRIES]))
-            self._rest()
-        await self._writer.submit(Finish(self._owner))
+    def removals(self) -> list[Removal]:
+        """Those that are over and those under way."""
+        return self._reader.removals()
+
+    def work_off(self, number: int | None = None) -> Deferred[bool]:
+        """A commit's part of a removal."""
+        if self._environment is None:
+            return fail(stopping())
+        return Deferred.fromCoroutine(self._remover.step(number))
 
     def _rest(self) -> None:
         if self._owners.others():
@@ -378,5 +378,5 @@ class LmdbStore:
         elif repair:
             for owner in removing:
                 if not self._owners.alive(owner):
-                    await self._writer.submit(Finish(owner))
+                    await self._writer.submit(ForgetNote(owner))
         return list(lines)

@@ -29,10 +29,11 @@ from .interfaces import (
     QueueFilter,
     QueueStats,
     QuotaExceeded,
+    Removal,
     Settlement,
     Usage,
 )
-from .operations import operator_event
+from .pending import operator_event
 from .quota import Counters
 from .records import destination_key, safe_id_key
 from .rules import ACTIONS, acted, chunks, deliveries_of, joined, matches, never_busy, remaining, split_after, stopping
@@ -96,6 +97,7 @@ class MemoryStore:
         self._deliveries: dict[tuple[str, str], Delivery] = {}
         self._counters: dict[str, Counters] = {}
         self._history: dict[str, list[HistoryEvent]] = {}
+        self._removals: list[Removal] = []
 
     # Life
 
@@ -367,10 +369,31 @@ class MemoryStore:
                 self._deliveries[key] = after
         return count
 
-    def remove(self, match: QueueFilter, who: str, now: float) -> Deferred[int]:
-        """An operator's removal of all that matches."""
-        found = self._page(match, "", len(self._deliveries)).found
-        return execute(self._act, "remove", [(it.id, it.destination) for _, it in found], who, now)
+    def remove(self, match: QueueFilter, who: str, now: float, seconds: float | None = None) -> Deferred[Removal]:
+        """An operator's removal of all that matches: it is over at once."""
+        return execute(self._remove, match, who, now)
+
+    def _remove(self, match: QueueFilter, who: str, now: float) -> Removal:
+        found = [it for _, it in self._page(match, "", len(self._deliveries)).found]
+        removal = Removal(
+            number=len(self._removals) + 1,
+            match=match,
+            who=who,
+            began=now,
+            deliveries=self._act("remove", [(it.id, it.destination) for it in found], who, now),
+            recipients=sum(len(it.recipients) for it in found),
+            ended=self._clock.seconds(),
+        )
+        self._removals.append(removal)
+        return removal
+
+    def removals(self) -> list[Removal]:
+        """All of them."""
+        return list(self._removals)
+
+    def work_off(self, number: int | None = None) -> Deferred[bool]:
+        """Nothing is left of any."""
+        return succeed(False)
 
     def changes(self) -> int:
         """The count of operators' actions."""

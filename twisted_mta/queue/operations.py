@@ -14,11 +14,12 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from ..mail.envelope import Delivery, Lane
-from ..mail.events import HistoryEvent, Operator
-from ..mail.ids import id_key
+from ..mail.events import HistoryEvent
+from ..mail.ids import ID_BYTES, id_key
 from . import schema
 from .batch import Batch
 from .interfaces import CHUNK, Charge, Claim, NewMessage, Settlement
+from .pending import operator_event
 from .pieces import in_pieces, whole
 from .records import (
     META_GENERATION,
@@ -36,6 +37,9 @@ from .records import (
 from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, unavailable
 
 replace = msgspec.structs.replace
+
+PASSED = 500
+"""Entries of a lane that one claim looks at, where much of it may be removed."""
 
 SWEEP_PIECES = 1024
 """Pieces of content that one operation removes: 4 MiB."""
@@ -228,15 +232,16 @@ class TakeDue(Operation):
     def apply(self, batch: Batch) -> Iterator[list[Claim]]:
         lane = self._lane
         txn, tables = batch.txn, batch.tables
-        key = lane_key(lane.destination, lane.customer, lane.priority)
-        until = time_key(self._now)
         claims: list[Claim] = []
-        for mid in batch.due_ids(key, until, self._limit):
+        for key in self._entries(batch, claims):
+            mid = key[-ID_BYTES:]
             delivery = batch.delivery(mid, lane.destination)
-            message = batch.message(mid)
+            message = batch.message(mid) if delivery is not None else None
             if delivery is None or message is None or delivery.lane != lane or delivery.owner:
-                # A defect left this behind.  It must not hold up the lane; `verify` tells of the rest.
-                self._forget(batch, key, mid, until)
+                # It was removed, or a defect left it behind.  It must not hold up the lane; `verify` tells of the rest.
+                txn.delete(key, db=tables.lanes)
+                batch.look(lane.destination, lane.customer, lane.priority)
+                yield claims
                 continue
             later = self._busy(delivery)
             if later is not None:
@@ -253,12 +258,19 @@ class TakeDue(Operation):
         if not claims:
             yield claims
 
-    def _forget(self, batch: Batch, lane: bytes, mid: bytes, until: bytes) -> None:
-        with batch.txn.cursor(batch.tables.lanes) as cursor:
-            more = cursor.set_range(lane + b"\0")
-            while more and cursor.key().startswith(lane) and cursor.key()[: len(lane) + len(until)] <= lane + until:
-                more = cursor.delete() if cursor.key().endswith(mid) else cursor.next()
-        batch.look(self._lane.destination, self._lane.customer, self._lane.priority)
+    def _entries(self, batch: Batch, claims: Sequence[Claim]) -> Iterator[bytes]:
+        """The entries that are due, as many as there are still to be claims; where removals are under way some more,
+        for all of the first may lead to what is removed."""
+        lane, until = self._lane, time_key(self._now)
+        key = lane_key(lane.destination, lane.customer, lane.priority)
+        found = batch.due_keys(key, until, self._limit)
+        yield from found
+        passed = len(found)
+        while found and batch.removals is not None and len(claims) < self._limit and passed < PASSED:
+            # Those that were looked at are gone from here: claimed, put off, or taken out.
+            found = batch.due_keys(key, until, self._limit - len(claims))
+            yield from found
+            passed += len(found)
 
 
 class Settle(Operation):
@@ -375,12 +387,6 @@ class Act(Operation):
             batch.leave(mid)
         else:
             batch.replace(mid, delivery, after)
-
-
-def operator_event(delivery: Delivery, action: str, who: str, now: float) -> Operator:
-    """What goes on record of an operator's action."""
-    recipients = tuple([recipient.address for recipient in delivery.recipients])
-    return Operator(time=now, id=delivery.id, action=action, who=who, recipients=recipients)
 
 
 class Reclaim(Operation):

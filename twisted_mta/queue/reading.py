@@ -9,7 +9,8 @@ from time import monotonic, sleep
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
 from .environment import Disk, Environment, Tables, Txn
-from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Usage
+from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Removal, Usage
+from .pending import Removals, all_removals, removals_in
 from .pieces import joined, whole
 from .quota import Counters
 from .records import (
@@ -19,6 +20,7 @@ from .records import (
     OWNER_BYTES,
     STORY_BYTES,
     TIME_BYTES,
+    RemovalRow,
     chunk_key,
     decode_counters,
     decode_delivery,
@@ -167,6 +169,9 @@ class Reader:
             return None
         with self._environment.read() as txn:
             raw = txn.get(key, db=self._tables.message)
+            removals = removals_in(txn, self._tables) if raw is not None else None
+            if removals is not None and not self._deliveries(txn, key, removals):
+                return None
         return decode_message(raw) if raw is not None else None
 
     def deliveries(self, mid: str) -> list[Delivery]:
@@ -175,7 +180,19 @@ class Reader:
         if key is None:
             return []
         with self._environment.read() as txn:
-            return [decode_delivery(raw) for _, raw in prefixed(txn, self._tables.delivery, key)]
+            return self._deliveries(txn, key, removals_in(txn, self._tables))
+
+    def _deliveries(self, txn: Txn, key: bytes, removals: Removals | None) -> list[Delivery]:
+        """What is queued of a message, and not removed."""
+        found = [decode_delivery(raw) for _, raw in prefixed(txn, self._tables.delivery, key)]
+        if removals is None:
+            return found
+
+        def message() -> Message | None:
+            raw = txn.get(key, db=self._tables.message)
+            return decode_message(raw) if raw is not None else None
+
+        return [it for it in found if removals.of(key, it, message) is None]
 
     def history(self, mid: str) -> list[HistoryEvent]:
         """What became of a message."""
@@ -191,8 +208,29 @@ class Reader:
         with self._environment.read() as txn:
             return int(txn.get(META_CHANGES, db=self._tables.meta) or b"0")
 
+    def removals(self) -> list[Removal]:
+        """The removals under way, and those that are over."""
+        with self._environment.read() as txn:
+            return all_removals(txn, self._tables)
+
+    def rows(self) -> list[RemovalRow]:
+        """The removals under way."""
+        with self._environment.read() as txn:
+            there = removals_in(txn, self._tables)
+        return there.rows if there is not None else []
+
+    def removed(self, row: RemovalRow, limit: int, seconds: float) -> Page:
+        """The next deliveries that fall under a removal, on any thread; it is looked for so many seconds."""
+        return self._page(row.match, row.after, limit, row.began, monotonic() + seconds, row)
+
+    def note(self, key: bytes) -> bytes | None:
+        """What is in ``meta`` under a key, on any thread."""
+        with self._environment.read_in_thread() as txn:
+            found: bytes | None = txn.get(key, db=self._tables.meta)
+        return found
+
     def removing(self) -> list[int]:
-        """The incarnations of those that are removing a great many deliveries, or died over it."""
+        """The incarnations of processes of schema 3 that died while they removed a great many deliveries."""
         with self._environment.read() as txn:
             return [int(key[len(META_REMOVING) :]) for key, _ in prefixed(txn, self._tables.meta, META_REMOVING)]
 
@@ -217,11 +255,16 @@ class Reader:
 
     def page(self, match: QueueFilter, after: str, limit: int, now: float, seconds: float | None) -> Page:
         """One page of the deliveries that match, on any thread.  It ends early where the map is to be grown."""
-        gate, end = self._environment.gate, monotonic() + seconds if seconds is not None else inf
+        return self._page(match, after, limit, now, monotonic() + seconds if seconds is not None else inf)
+
+    def _page(
+        self, match: QueueFilter, after: str, limit: int, now: float, end: float, removal: RemovalRow | None = None
+    ) -> Page:
+        gate = self._environment.gate
 
         def enough() -> bool:
             sleep(0)  # whoever else needs the interpreter goes first
             return gate.wanted or monotonic() >= end
 
         with self._environment.search_in_thread() as (segments, txn):
-            return Search(txn, segments, self._tables, match, now, enough).page(after, limit)
+            return Search(txn, segments, self._tables, match, now, enough, removal).page(after, limit)

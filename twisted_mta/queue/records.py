@@ -24,7 +24,8 @@ table          key                                   value
 ``reason``     reason, id, destination               nothing; one for each delivery with such a last reply
 ``segment``    the last id of an interval            the terms of the interval's messages (:mod:`.terms`), a mark that
                                                      they are being gathered, or nothing
-``meta``       name                                  schema version, incarnation, generation, changes, :class:`Totals`
+``meta``       name                                  schema version, incarnation, generation, changes, :class:`Totals`,
+                                                     removals, and entries of ``lanes`` whose deliveries they took out
 =============  ====================================  ==============================================================
 
 Records are MessagePack arrays that begin with a version tag.
@@ -43,6 +44,7 @@ import msgspec
 from ..mail.envelope import Delivery, Message
 from ..mail.events import HistoryEvent
 from ..mail.ids import ID_BYTES, id_key
+from .interfaces import QueueFilter
 from .quota import Counters
 from .terms import REASON_BYTES
 
@@ -83,8 +85,14 @@ META_INCARNATION: Final = b"incarnation"
 META_GENERATION: Final = b"generation"
 META_CHANGES: Final = b"changes"
 META_TOTALS: Final = b"totals"
+META_REMOVALS: Final = b"removals"
+"""The removals under way, a list of :class:`RemovalRow`: absent where there are none."""
+META_REMOVED: Final = b"removed"
+"""The last removals that are over, the newest last."""
+META_TAKEN: Final = b"taken "
+"""Before the number of a removal and of a row of it: entries of ``lanes`` whose deliveries it took out."""
 META_REMOVING: Final = b"removing "
-"""Before the incarnation of a process that is removing a great many deliveries."""
+"""Before the incarnation of a process of schema 3 that removed a great many deliveries, and died over it."""
 
 
 class LaneRow(msgspec.Struct, array_like=True, tag=1):
@@ -119,6 +127,32 @@ class Spool(msgspec.Struct, array_like=True, tag=1):
     owner: int
 
 
+class RemovalRow(msgspec.Struct, array_like=True, tag=1):
+    """An operator's removal of all that matched at one time.  See :mod:`.pending`.
+
+    ``end`` is the last message's key then.  What is before ``after`` (of a page) has been taken out, and what is left
+    of it in ``lanes`` is written down in ``runs``, each in order, ``entries`` in all.  ``forgetting``: these are being
+    removed now, and ``passed`` is the last one that is.  ``looked``: all has been taken out.  ``owner`` is the
+    incarnation of who works at it.  ``ended``: 0.0 while it is under way.
+    """
+
+    number: int
+    match: QueueFilter
+    who: str
+    began: float
+    end: bytes
+    after: str = ""
+    looked: bool = False
+    entries: int = 0
+    runs: int = 0
+    forgetting: bool = False
+    passed: bytes = b""
+    deliveries: int = 0
+    recipients: int = 0
+    owner: int = 0
+    ended: float = 0.0
+
+
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_message = msgspec.msgpack.Decoder(Message).decode
@@ -126,6 +160,7 @@ decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
 decode_lane = msgspec.msgpack.Decoder(LaneRow).decode
 decode_counters = msgspec.msgpack.Decoder(Counters).decode
 decode_totals = msgspec.msgpack.Decoder(Totals).decode
+decode_removals = msgspec.msgpack.Decoder(list[RemovalRow]).decode
 decode_spool = msgspec.msgpack.Decoder(Spool).decode
 decode_history = msgspec.msgpack.Decoder(list[HistoryEvent]).decode
 
@@ -133,6 +168,8 @@ _pack_time = Struct(">Q").pack
 owner_key = Struct(">I").pack
 """The incarnation of a process as it stands in keys."""
 _pack_chunk = Struct(">H").pack
+_pack_taken = Struct(">IIH").pack
+_RUN_BYTES = 6
 _pack_story = Struct(">QI").pack
 _GENERATION: Final = 40
 """Bits of a transaction's number: a thousand of them a second for 34 years."""
@@ -211,6 +248,21 @@ def chunk_key(mid: bytes, number: int) -> bytes:
 def story_key(mid: bytes, generation: int, transaction: int, number: int) -> bytes:
     """The key of what one transaction, of one generation of the file, adds to a message's history."""
     return mid + _pack_story(generation << _GENERATION | transaction, number)
+
+
+def taken_key(removal: int, run: int, part: int) -> bytes:
+    """The key, in ``meta``, of a part of a run of what a removal took out."""
+    return META_TAKEN + _pack_taken(removal, run, part)
+
+
+def taken_keys(removal: int) -> bytes:
+    """What all of a removal's have in the beginning."""
+    return taken_key(removal, 0, 0)[:-_RUN_BYTES]
+
+
+def removal_of(key: bytes) -> int:
+    """The number of the removal that such a row belongs to."""
+    return int.from_bytes(key[len(META_TAKEN) :][:4], "big")
 
 
 def safe_id_key(mid: str) -> bytes | None:

@@ -154,13 +154,23 @@ def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:
 
 def matches(match: QueueFilter, message: Message, delivery: Delivery, now: float) -> bool:
     """Whether a delivery is what the filter asks for."""
+    return matches_delivery(match, delivery) and matches_message(match, message, now)
+
+
+def matches_message(match: QueueFilter, message: Message, now: float) -> bool:
+    """What a filter asks of a delivery's message."""
+    return (match.older_than is None or now - message.arrived >= match.older_than) and (
+        match.sender is None or _address_matches(match.sender, message.sender)
+    )
+
+
+def matches_delivery(match: QueueFilter, delivery: Delivery) -> bool:
+    """What a filter asks of a delivery, whatever its message is."""
     return (
         (not match.id or delivery.id == match.id)
         and (not match.destination or delivery.destination == match.destination)
         and (match.customer is None or delivery.customer == match.customer)
         and (match.state is None or delivery.state == match.state)
-        and (match.older_than is None or now - message.arrived >= match.older_than)
-        and (match.sender is None or _address_matches(match.sender, message.sender))
         and (
             not match.recipient
             or any(_address_matches(match.recipient, recipient.address) for recipient in delivery.recipients)

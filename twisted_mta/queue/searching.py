@@ -17,6 +17,7 @@ from ..mail.envelope import PRIORITIES, Delivery, Message
 from ..mail.ids import ID_BYTES, ID_CHARS, id_key, key_id, time_floor
 from .environment import Db, Tables, Txn
 from .interfaces import Page, QueueFilter
+from .pending import removals_in
 from .records import (
     DESTINATION_BYTES,
     DUE_BYTES,
@@ -26,6 +27,7 @@ from .records import (
     REASON_KEY_BYTES,
     TIME_BYTES,
     LaneRow,
+    RemovalRow,
     Totals,
     decode_delivery,
     decode_lane,
@@ -96,7 +98,8 @@ class Search:
     """One look at the queue.
 
     ``segments`` is a read transaction with buffers, begun before ``txn``, the one that sees all else.  ``enough`` is
-    asked now and then whether to end with what there is.
+    asked now and then whether to end with what there is.  What is removed is not found; with a ``removal``, nothing but
+    what falls under that.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Search:
         match: QueueFilter,
         now: float,
         enough: Callable[[], bool] = lambda: False,
+        removal: RemovalRow | None = None,
     ) -> None:
         self._txn = txn
         self._segments = segments
@@ -114,7 +118,11 @@ class Search:
         self._match = match
         self._now = now
         self._enough = enough
+        self._removal = removal
+        self._removals = removals_in(txn, tables) if removal is None else None
         self._end = b"\xff" * ID_BYTES
+        if removal is not None:
+            self._end = removal.end + _BEHIND if removal.end else b""
         if match.older_than is not None:
             # An id is made when a message's content begins to arrive, which may be some time after `arrived`.
             self._end = min(self._end, id_key(time_floor(now - match.older_than + ID_DELAY)))
@@ -136,26 +144,33 @@ class Search:
             steps += 1
             if steps >= TICK:
                 steps, tired = 0, True
-            pair = self._compare(row) if row is not None else None
+            pair = self._compare(mid, row) if row is not None else None
             if pair is not None:
                 found.append(pair)
                 if len(found) >= limit:
                     return Page(found, f"{pair[0].id}/{pair[1].destination}")
         return Page(found)
 
-    def _compare(self, raw: bytes) -> tuple[Message, Delivery] | None:
+    def _compare(self, mid: bytes, raw: bytes) -> tuple[Message, Delivery] | None:
         match, delivery = self._match, decode_delivery(raw)
+        if self._removal is not None and delivery.spared >= self._removal.number:
+            return None
         if (
             (match.destination and delivery.destination != match.destination)
             or (match.customer is not None and delivery.customer != match.customer)
             or (match.state is not None and delivery.state != match.state)
         ):
             return None
-        row = self._txn.get(id_key(delivery.id), db=self._tables.message)
+        row = self._txn.get(mid, db=self._tables.message)
         if row is None:
             return None
         message = decode_message(row)
-        return (message, delivery) if matches(match, message, delivery, self._now) else None
+        if not matches(match, message, delivery, self._now):
+            return None
+        removals = self._removals
+        if removals is not None and removals.of(mid, delivery, lambda: message) is not None:
+            return None
+        return message, delivery
 
     # Which way
 

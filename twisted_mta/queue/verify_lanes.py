@@ -15,18 +15,25 @@ from ..mail.envelope import Delivery
 from ..mail.ids import ID_BYTES, key_id
 from .batch import Batch
 from .environment import Tables
+from .pending import delivery_of, recipients_of, removals_in, taken_entries
 from .records import (
     DESTINATION_BYTES,
+    DUE_BYTES,
     HELD,
     LANE_BYTES,
+    META_TAKEN,
     TIME_BYTES,
     LaneRow,
     decode_delivery,
     decode_lane,
     due_key,
+    removal_of,
 )
 from .verify_lookups import Found, Rows
-from .verify_mends import add_wake, make_due, mend_lane, remove_due, remove_wake, waits
+from .verify_mends import add_wake, make_due, mend_lane, remove_due, remove_taken, remove_wake, waits
+
+_BEHIND = b"\xff" * DUE_BYTES
+"""After a lane's key: behind all of its entries."""
 
 
 class Lanes:
@@ -43,6 +50,7 @@ class Lanes:
         self._entries = 0
         self._recipients = 0
         self._missing: dict[bytes, LaneRow] = {}  # what is in deliveries and not in lanes
+        self._taken = _Taken(txn, tables)
         self._wakes = 0
 
     def count(self, key: bytes, delivery: Delivery) -> None:
@@ -57,11 +65,23 @@ class Lanes:
                 self._recipients -= hash(key) * decode_lane(raw).recipients
             else:
                 self._entries -= hash(key)
+        for entry in taken_entries(self._txn, self._tables):
+            recipients, _ = recipients_of(entry)
+            self._recipients += hash(entry[:LANE_BYTES]) * recipients
+            key = entry[:DUE_BYTES]
+            if self._txn.get(key, db=self._tables.lanes) is not None and not self._is_live(key):
+                self._entries += hash(key)
         agree = not self._entries and not self._recipients
         if not agree:
             self._find_missing()
         self._walk(agree)
         self._check_wake()
+        self._check_taken()
+
+    def _is_live(self, key: bytes) -> bool:
+        """Whether an entry leads to a delivery."""
+        raw = self._txn.get(delivery_of(key), db=self._tables.delivery)
+        return raw is not None and waits(decode_delivery(raw), key[-ID_BYTES:], key)
 
     def _find_missing(self) -> None:
         get, lanes, messages = self._txn.get, self._tables.lanes, self._tables.message
@@ -78,26 +98,37 @@ class Lanes:
 
     def _walk(self, agree: bool) -> None:
         """Count each lane in turn, by its entries alone where these are known to ``agree`` with deliveries."""
-        lane, row, counted = b"", None, LaneRow("", "")
+        lane, row, counts = b"", None, LaneRow("", "")
         destination = b""
         for key, raw in self._rows(self._tables.lanes):
             if key[:LANE_BYTES] != lane:
-                destination = self._end(lane, row, counted, destination, agree)
-                lane, row, counted = key[:LANE_BYTES], None, LaneRow("", "")
+                self._taken.add_absent(lane, lane + _BEHIND, counts)
+                destination = self._end(lane, row, counts, destination, agree)
+                lane, row, counts = key[:LANE_BYTES], None, LaneRow("", "")
                 missing = self._missing.pop(lane, None)
                 if missing is not None:
-                    counted = missing
+                    counts = missing
             if len(key) == LANE_BYTES:
                 row = decode_lane(raw)
-            elif agree:
-                _add_entry(counted, key)
+                continue
+            self._taken.add_absent(lane, key, counts)
+            taken = self._taken.recipients_at(key)
+            if taken is not None and not self._is_live(key):
+                counts.recipients += taken
+                _add_entry(counts, key)
+                continue
+            if taken is not None:
+                self._taken.count_again(key, taken, counts)
+            if agree:
+                _add_entry(counts, key)
             else:
                 delivery = self._delivery(key)
                 if delivery is not None:
-                    counted.destination, counted.customer = delivery.destination, delivery.customer
-                    counted.priority = delivery.priority
-                    _add(counted, delivery, key)
-        self._end(lane, row, counted, destination, agree)
+                    counts.destination, counts.customer = delivery.destination, delivery.customer
+                    counts.priority = delivery.priority
+                    _add(counts, delivery, key)
+        self._taken.add_absent(lane, lane + _BEHIND, counts)
+        self._end(lane, row, counts, destination, agree)
         last = b""
         for key in sorted(self._missing):
             if self._has_lanes(key[:DESTINATION_BYTES]):
@@ -166,6 +197,47 @@ class Lanes:
                 if row.wake and self._txn.get(row.wake + lane, db=self._tables.wake) is None:
                     line = f"lane {row.destination} of {row.customer or 'nobody'} would never wake"
                     self._found(line, lambda batch, key=row.wake + lane: add_wake(batch, key))  # type: ignore[misc]
+
+    def _check_taken(self) -> None:
+        removals = removals_in(self._txn, self._tables)
+        known = {row.number for row in removals.rows} if removals is not None else set()
+        for key, _ in self._rows(self._tables.meta):
+            if key.startswith(META_TAKEN) and removal_of(key) not in known:
+                line = "a removal that is over has left something"
+                self._found(line, lambda batch, key=key: remove_taken(batch, key))  # type: ignore[misc]
+
+
+class _Taken:
+    """What removals have taken out and left in lanes, as lanes are walked: claims may have removed entries of it."""
+
+    def __init__(self, txn: Any, tables: Tables) -> None:
+        self._entries = taken_entries(txn, tables)
+        self._entry = next(self._entries, b"")
+
+    def add_absent(self, lane: bytes, key: bytes, counts: LaneRow) -> None:
+        """Count what of a lane has no entry any more and would stand before a key; what is before the lane has none
+        that could count it, and the lane's row is told to be missing."""
+        while lane and self._entry and self._entry[:DUE_BYTES] < key:
+            if self._entry.startswith(lane):
+                recipients, held = recipients_of(self._entry)
+                counts.deliveries += 1
+                counts.recipients += recipients
+                counts.held += held
+            self._entry = next(self._entries, b"")
+
+    def recipients_at(self, key: bytes) -> int | None:
+        """For how many recipients the entry stood that was taken out from under a key."""
+        if self._entry[:DUE_BYTES] != key:
+            return None
+        recipients, _ = recipients_of(self._entry)
+        self._entry = next(self._entries, b"")
+        return recipients
+
+    def count_again(self, key: bytes, recipients: int, counts: LaneRow) -> None:
+        """Count what was taken out from under a key that leads to another delivery now."""
+        counts.deliveries += 1
+        counts.recipients += recipients
+        counts.held += key[LANE_BYTES:][:TIME_BYTES] == HELD
 
 
 def _mended(row: LaneRow, counted: LaneRow) -> Callable[[Batch], None]:

@@ -12,6 +12,7 @@ from .records import (
     decode_delivery,
     decode_lane,
     due_key,
+    removal_of,
 )
 
 
@@ -68,6 +69,13 @@ def add_wake(batch: Batch, key: bytes) -> None:
     raw = batch.txn.get(key[TIME_BYTES:], db=batch.tables.lanes)
     if raw is not None and decode_lane(raw).wake == key[:TIME_BYTES]:
         batch.txn.put(key, b"", db=batch.tables.wake)
+
+
+def remove_taken(batch: Batch, key: bytes) -> None:
+    """What a removal that is over has left."""
+    there = batch.removals
+    if there is None or there.row(removal_of(key)) is None:
+        batch.txn.delete(key, db=batch.tables.meta)
 
 
 def trash(batch: Batch, mid: bytes) -> None:
