@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.delivery.fakes import BUSY, Harness, unavailable, with_relay
 from twisted_mta.config.settings import MINUTE
+from twisted_mta.delivery.scheduler import NOTICE
 from twisted_mta.mail.envelope import Lane
 from twisted_mta.mail.events import Bounced, Deferred, Delivered, Done, Routed
 
@@ -134,3 +135,33 @@ class Operators(Harness):
         self.agent.let_go()
         self.run_for(2)
         self.assertEqual([job.delivery.customer for job in self.agent.jobs], ["c1", "c3"])
+
+    def test_nothing_removed_is_begun_though_the_next_tick_is_far(self) -> None:
+        self.agent.holding = True
+        sent = [self.send(f"r{number}@example.org") for number in range(6)]
+        self.run_for(1)
+        self.assertEqual(self.agent.busy(), 5)
+        self.store.act("remove", (sent[5].message.id, "smtp:example.org"))
+        self.clock.advance(1.1 * NOTICE)
+        self.agent.let_go(1)
+        self.turns()
+        self.assertEqual((len(self.agent.jobs), self.agent.busy()), (5, 4))
+
+    def test_removed_while_it_is_claimed(self) -> None:
+        """What is claimed before a removal's commit is heard of after it."""
+        self.store.delay = 3.0
+        new = self.store_only("carl@example.org")
+        self.run_for(2)
+        self.assertTrue(self.store.calls["claim"])
+        self.store.act("remove", (new.message.id, "smtp:example.org"))
+        self.run_for(5)
+        self.assertEqual(self.agent.jobs, [])
+
+    def test_removed_between_its_commit_and_its_offer(self) -> None:
+        self.run_for(1)
+        new = self.store_only("carl@example.org")
+        self.store.act("remove", (new.message.id, "smtp:example.org"))
+        self.clock.advance(1)
+        self.scheduler.offer(new, b"")
+        self.turns()
+        self.assertEqual(self.agent.jobs, [])

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from ..mail.envelope import Delivery, Handling, Message, Recipient
-from .tables import Cell, age, due, many, moment, size
+from ..queue.interfaces import QueueFilter
+from .tables import Cell, age, clean, due, many, moment, size
 
 
 def sender_of(address: str) -> str:
@@ -128,3 +129,23 @@ def message_value(message: Message) -> dict[str, Any]:
              "protocol", "listener", "message_id", "kind", "ret", "envid", "utf8", "requiretls")  # fmt: skip
     asked = None if message.handling is None else msgspec.structs.asdict(message.handling)
     return {name: getattr(message, name) for name in names} | {"handling": asked}
+
+
+def filter_words(match: QueueFilter) -> str:
+    """What a filter asks for, in the words of the options."""
+    words = []
+    if match.destination:
+        words.append(f"destination {match.destination}")
+    if match.customer is not None:
+        words.append(f"customer {match.customer or 'nobody'}")
+    if match.sender is not None:
+        words.append(f"sender {match.sender or '<>'}")
+    if match.recipient:
+        words.append(f"recipient {match.recipient}")
+    if match.older_than is not None:
+        words.append(f"older than {age(match.older_than)}")
+    if match.reason:
+        words.append(f'reason "{match.reason}"')
+    if match.state is not None:
+        words.append(f"state {match.state}")
+    return clean(", ".join(words)) if words else "all"

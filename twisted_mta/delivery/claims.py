@@ -176,7 +176,7 @@ class Claims:
         except Exception:
             self._refused(Failure(), lane, count)  # type: ignore[no-untyped-call]
             return
-        claimed.addCallback(self._got, lane, count)
+        claimed.addCallback(self._got, lane, count, self.generation)
         claimed.addErrback(self._refused, lane, count)
 
     def busy(self, delivery: Delivery) -> float | None:
@@ -186,7 +186,7 @@ class Claims:
             return None
         return self._clock.seconds() + (SETTLING if entry.concluded else HELD)
 
-    def _got(self, claims: list[Claim], lane: WaitingLane, count: int) -> None:
+    def _got(self, claims: list[Claim], lane: WaitingLane, count: int, generation: int) -> None:
         active = self._active
         room = active.memory
         taken = 0
@@ -196,7 +196,7 @@ class Claims:
             octets = len(content) if content is not None else 0
             if active.octets + octets > room:
                 content, octets = None, 0
-            active.admit(claim.message, delivery, content, lane, fresh=False, generation=self.generation, octets=octets)
+            active.admit(claim.message, delivery, content, lane, fresh=False, generation=generation, octets=octets)
             taken += 1
         self._over(lane, count - taken)
         self._at_once = min(self._at_once + 1, CLAIMS)

@@ -39,6 +39,11 @@ from .settler import Settler
 from .shares import Shares, Tell
 
 TICK = 1.0
+NOTICE = 0.05
+"""Seconds after which nothing is begun without a look whether an operator has removed it, or put it on hold."""
+UNKNOWN = -1
+COMMITTED = 5.0
+"""Seconds that may lie between the commit of a message and its offer: what an operator did meanwhile is looked up."""
 """Seconds between two looks at what is due and at what operators did."""
 
 RECLAIM = 2
@@ -94,6 +99,7 @@ class Scheduler:
         self.shares = Shares(self._claims, tell)
         self._pace = Pace()
         self._generation = 0
+        self._changed = self._noticed = 0.0
         self._ticks = 0
         self._running = False
         self._run_call: IDelayedCall | None = None
@@ -145,7 +151,9 @@ class Scheduler:
             else:
                 return
         active = self.active
-        self._pace.arrived(self._clock.seconds())
+        now = self._clock.seconds()
+        self._pace.arrived(now)
+        generation = self._generation if now - self._changed > COMMITTED else UNKNOWN
         customer, priority, overdue = new.lane_customer, message.priority, message.came_late
         for part in new.deliveries:
             delivery = Delivery(
@@ -159,7 +167,7 @@ class Scheduler:
                 overdue=overdue,
             )
             lane = active.destination(part.destination).lane(customer, priority)
-            active.admit(message, delivery, content, lane, fresh=True, generation=self._generation, octets=octets)
+            active.admit(message, delivery, content, lane, fresh=True, generation=generation, octets=octets)
             octets = 0  # shared by the others
         if not self._running:  # a stop began during the commit
             self._put_back()
@@ -204,11 +212,7 @@ class Scheduler:
         self._tick_call = self._clock.callLater(TICK, self._tick)
         try:
             now = self._clock.seconds()
-            generation = self._store.changes()
-            if generation != self._generation:
-                self._generation = self._claims.generation = generation
-                for destination in self.active:  # an operator who says "retry" means it
-                    destination.probe_at = min(destination.probe_at, now)
+            self._notice(now)
             self.active.sweep()
             for entry in self.active.deadlines.over(now):
                 self._conclusions.out_of_time(entry, now)
@@ -222,6 +226,16 @@ class Scheduler:
         except Exception:
             self._log.failure("looking for what is due failed")
         self._wake()
+
+    def _notice(self, now: float) -> None:
+        """See whether an operator has done anything."""
+        self._noticed = now
+        generation = self._store.changes()
+        if generation != self._generation:
+            self._generation = self._claims.generation = generation
+            self._changed = now
+            for destination in self.active:  # an operator who says "retry" means it
+                destination.probe_at = min(destination.probe_at, now)
 
     def _not_reclaimed(self, failure: Failure) -> None:
         """It is armed, and the next look finds it again."""
@@ -244,6 +258,8 @@ class Scheduler:
         self._run_call = None
         settler = self._settler
         now = self._clock.seconds()
+        if not 0 <= now - self._noticed < NOTICE:
+            self._notice(now)
         paced = self._pace.allowance(STARTS, self.active.fresh, now)
         for turns in list(self.active.turns.values()):
             for _ in range(paced):

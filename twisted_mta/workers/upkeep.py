@@ -1,4 +1,5 @@
-"""What the queue needs done now and then, by one process for all: old history forgotten, segments made."""
+"""What the queue needs done now and then, by one process for all: old history is forgotten, segments are made, and
+removals are worked off."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ TEND = 1.0
 """Seconds between two looks at what has no segment."""
 REST = 0.1
 """Seconds between two segments that are made."""
+LEAST_REST = 0.005
+"""Seconds at least between two commits of a removal; it is as long as the last one took, and :data:`REST` at most."""
 SWEEPER = "history:"
 """Who has this "destination" does it for all workers."""
 
@@ -35,14 +38,14 @@ class Upkeep:
         self._reactor = reactor
         self._calls: list[LoopingCall] = []
         self._running = False
-        self._rest: Deferred[None] | None = None
+        self._rests: set[Deferred[None]] = set()
         self._resume = 0.0
 
     def start(self) -> None:
         """Begin."""
         self._running = True
         self._resume = self._reactor.seconds() + FIRST
-        for work, seconds in ((self._forget, SWEEP), (self._tend, TEND)):
+        for work, seconds in ((self._forget, SWEEP), (self._tend, TEND), (self._work_off, TEND)):
             call = LoopingCall(lambda work=work: Deferred.fromCoroutine(self._carefully(work)))
             call.clock = self._reactor
             call.start(seconds, now=False).addErrback(
@@ -57,8 +60,8 @@ class Upkeep:
             if call.running:
                 call.stop()
         self._calls = []
-        if self._rest is not None:
-            self._rest.cancel()
+        for rest in list(self._rests):
+            rest.cancel()
 
     async def _carefully(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._reactor.seconds() < self._resume:
@@ -81,6 +84,21 @@ class Upkeep:
 
     async def _tend(self) -> None:
         while self._ours() and await self._parts.store.tend():
-            if self._running:
-                self._rest = deferLater(self._reactor, REST)
-                await self._rest
+            await self._sleep(REST)
+
+    async def _work_off(self) -> None:
+        began = self._reactor.seconds()
+        while self._ours() and await self._parts.store.work_off():
+            took = self._reactor.seconds() - began
+            await self._sleep(min(max(took, LEAST_REST), REST))
+            began = self._reactor.seconds()
+
+    async def _sleep(self, seconds: float) -> None:
+        if not self._running:
+            return
+        rest: Deferred[None] = deferLater(self._reactor, seconds)
+        self._rests.add(rest)
+        try:
+            await rest
+        finally:
+            self._rests.discard(rest)

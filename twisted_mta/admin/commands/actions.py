@@ -1,4 +1,4 @@
-"""``mta queue retry``, ``hold``, ``release``, ``bounce``, ``remove``, ``verify``: acting on the queue."""
+"""``mta queue retry``, ``hold``, ``release``, ``bounce``, ``verify``: acting on the queue."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from ...mail.envelope import Delivery, Message
-from ...queue.interfaces import QueueFilter
 from ...queue.rules import acted
 from ..base import Command, pass_context
 from ..context import FAILED, Context, NotFound, confirm
-from ..selection import PAGE, filter_options, is_filtered, queue_filter, selected, walk
+from ..selection import PAGE, filter_options, is_filtered, queue_filter, selected
 from ..tables import many
 
 _DONE = {
@@ -30,6 +29,9 @@ _AS_IT_WAS = {
 }
 """What is said of deliveries that an action leaves as they are."""
 
+COUNTED = 5000
+"""Deliveries that are counted before it is asked whether to remove them."""
+
 _CAREFUL = frozenset({"remove", "bounce"})
 
 Act = Callable[[Context, list[tuple[Message, Delivery]]], int]
@@ -45,17 +47,10 @@ def action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes: bool, options: dict[str, Any],
             act: Act) -> None:  # fmt: skip
     """Do ``action`` to what is chosen, page by page, and say to how many."""
-    filtered = is_filtered(queue_filter(options))
-    if not ids and not filtered and not all_:
-        raise click.UsageError("Say which: IDs, filters such as --destination, or --all.")
-    if all_ and (ids or filtered):
-        raise click.UsageError("--all is everything: give neither IDs nor filters with it.")
-    if action == "remove" and not ids:
-        _remove_all(context, queue_filter(options), yes)
-        return
+    check_chosen(ids, all_, options)
     chosen = selected(context.store(), ids, options)
     if action in _CAREFUL and not ids:
-        _ask(action, chosen(), yes)
+        ask(action, chosen(), yes)
     count = unchanged = 0
     walking = iter(chosen())
     while page := list(islice(walking, PAGE)):
@@ -67,15 +62,13 @@ def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes
     _say(context, action, count, unchanged)
 
 
-def _remove_all(context: Context, match: QueueFilter, yes: bool) -> None:
-    store = context.store()
-    if not yes and not is_filtered(match):
-        stats = store.stats()
-        _confirm("remove", stats.deliveries, stats.recipients)
-    else:
-        _ask("remove", walk(store, match), yes)
-    count = context.done(store.remove(match, context.who, context.now()))
-    _say(context, "remove", count)
+def check_chosen(ids: tuple[str, ...], all_: bool, options: dict[str, Any]) -> None:
+    """Raises UsageError unless it is said what is chosen, and only once."""
+    filtered = is_filtered(queue_filter(options))
+    if not ids and not filtered and not all_:
+        raise click.UsageError("Say which: IDs, filters such as --destination, or --all.")
+    if all_ and (ids or filtered):
+        raise click.UsageError("--all is everything: give neither IDs nor filters with it.")
 
 
 def _say(context: Context, action: str, count: int, unchanged: int = 0) -> None:
@@ -90,24 +83,31 @@ def _say(context: Context, action: str, count: int, unchanged: int = 0) -> None:
     context.say({"action": action, "deliveries": count, "unchanged": unchanged}, lambda: lines)
 
 
-def _ask(action: str, chosen: Iterable[tuple[Message, Delivery]], yes: bool) -> None:
+def ask(action: str, chosen: Iterable[tuple[Message, Delivery]], yes: bool) -> None:
+    """Ask, with how many they are, where somebody should be asked."""
     if yes:
         return
     deliveries = recipients = 0
     for _, delivery in chosen:
         deliveries += 1
         recipients += len(delivery.recipients)
-    _confirm(action, deliveries, recipients)
+        if action == "remove" and deliveries > COUNTED:
+            confirm(f"{action.capitalize()} more than {COUNTED:,} deliveries?", False)
+            return
+    confirm_many(action, deliveries, recipients)
 
 
-def _confirm(action: str, deliveries: int, recipients: int) -> None:
+def confirm_many(action: str, deliveries: int, recipients: int) -> None:
+    """Ask about so many.  Raises :class:`NotFound` where there are none."""
     if not deliveries:
         raise NotFound("nothing in the queue matches")
     what = f"{many(deliveries, 'delivery', 'deliveries')} with {many(recipients, 'recipient')}"
     confirm(f"{action.capitalize()} {what}?", False)
 
 
-def _stored(action: str) -> Act:
+def stored(action: str) -> Act:
+    """What the store does by itself."""
+
     def act(context: Context, page: list[tuple[Message, Delivery]]) -> int:
         pairs = [(message.id, delivery.destination) for message, delivery in page]
         return context.done(context.store().act(action, pairs, context.who, context.now()))
@@ -120,7 +120,7 @@ def _stored(action: str) -> Act:
 @pass_context
 def retry(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
     """Try deliveries again now. What is on hold stays on hold; what its sender has put off goes."""
-    perform(context, "retry", ids, all_, yes, options, _stored("retry"))
+    perform(context, "retry", ids, all_, yes, options, stored("retry"))
 
 
 @click.command(cls=Command)
@@ -128,7 +128,7 @@ def retry(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **optio
 @pass_context
 def hold(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
     """Put deliveries on hold: they are not tried until released, and don't expire meanwhile."""
-    perform(context, "hold", ids, all_, yes, options, _stored("hold"))
+    perform(context, "hold", ids, all_, yes, options, stored("hold"))
 
 
 @click.command(cls=Command)
@@ -136,15 +136,7 @@ def hold(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **option
 @pass_context
 def release(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
     """Release deliveries from hold, to be tried now, or when their sender wants it."""
-    perform(context, "release", ids, all_, yes, options, _stored("release"))
-
-
-@click.command(cls=Command)
-@action_options
-@pass_context
-def remove(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **options: Any) -> None:
-    """Remove deliveries, telling nobody but the history. Asks first, unless IDs or --yes are given."""
-    perform(context, "remove", ids, all_, yes, options, _stored("remove"))
+    perform(context, "release", ids, all_, yes, options, stored("release"))
 
 
 @click.command(cls=Command)

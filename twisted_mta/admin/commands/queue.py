@@ -30,7 +30,9 @@ class QueueGroup(Group):
 
 @click.group(
     cls=QueueGroup,
-    lazy={name: f"{_ACTIONS}:{name}" for name in ("retry", "hold", "release", "bounce", "remove", "verify")}
+    lazy={name: f"{_ACTIONS}:{name}" for name in ("retry", "hold", "release", "bounce")}
+    | {name: f"{_HERE}.removal:{name}" for name in ("remove", "removals")}
+    | {"verify": f"{_ACTIONS}:verify"}
     | {"compact": f"{_HERE}.compact:compact"}
     | {"export": f"{_FILES}:export", "import": f"{_FILES}:import_"},
 )
