@@ -14,22 +14,17 @@ The pytest test runs the same program; MTA_CRASH_ROUNDS and MTA_CRASH_SEED are i
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import random
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 from tests.peers import wait_for
 from tests.survival.ledger import Death
-from tests.survival.sending import Mix, Senders
-from tests.survival.service import FarSide, Service, alive, verdict
-from tests.survival.soak import seed_of_the_day
+from tests.survival.run import Run, conclude, options_of, seed_of_the_day
+from tests.survival.sending import Mix
+from tests.survival.service import alive, verdict
 
 VICTIMS = {"worker": 8.0, "workers": 3.0, "parent": 1.0, "all": 2.0}
 WORKERS = 4
@@ -42,44 +37,26 @@ NO_WAIT = 0.15
 HOSTS = {"quick1": 40.0, "quick2": 30.0, "tls": 8.0, "slow": 10.0, "defers": 6.0, "refuses": 4.0}
 
 
-class Crash:
-    """One run."""
+class Crash(Run):
+    """Rounds of kills."""
+
+    workers = WORKERS
+    settings = {
+        "worker_timeout": "30s",  # nobody hangs here, and a start beside other work may take long
+        "queue": {"retry": ["1s", "2s", "4s"], "delay_warning": "0s"},
+    }
 
     def __init__(self, rounds: int, rate: float, seed: str, seconds: float = 0.0, keep: str = "") -> None:
-        self.rounds, self.seed, self.seconds, self.keep = rounds, seed, seconds, keep
-        self.chance = random.Random(seed)
-        self.far = FarSide()
-        self.mix = Mix(rate=rate, senders=8, largest=200 << 10, many=0.03, most=10, hosts=HOSTS)
+        super().__init__(
+            Mix(rate=rate, senders=8, largest=200 << 10, many=0.03, most=10, hosts=HOSTS), seed, 10**6, keep
+        )
+        self.rounds, self.seconds = rounds, seconds
         self.kills = dict.fromkeys(VICTIMS, 0)
         self.killed = 0
         self.starts = 0
-        self.wrong: list[str] = []
 
-    def run(self) -> list[str]:
-        """All of it; what is wrong."""
-        try:
-            self.far.start()
-            settings = {
-                "worker_timeout": "30s",  # nobody hangs here, and a start beside other work may take long
-                "queue": {"retry": ["1s", "2s", "4s"], "delay_warning": "0s"},
-            }
-            self.mta = Service(self.far, WORKERS, settings)
-            try:
-                self.mta.tight(10**6)
-                self.mta.start()
-                self._work()
-            finally:
-                if self.keep:
-                    Path(self.keep).mkdir(exist_ok=True)
-                    for file in (self.mta.log, self.far.journal, self.far.log):
-                        shutil.copy(file, self.keep)
-                self.mta.close()
-        finally:
-            self.far.close()
-        return self.wrong
-
-    def _work(self) -> None:
-        self.senders = Senders(self.mta, self.mix, self.seed)
+    def work(self) -> None:
+        """See :class:`Run`."""
         self.senders.start()
         self.began = time.monotonic()
         try:
@@ -211,18 +188,13 @@ class Crash:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, rate=30.0)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.0, help="no more rounds after so long; 0: all")
-    parser.add_argument("--rate", type=float, default=30.0, help="messages a second")
-    parser.add_argument("--seed", default="")
-    parser.add_argument("--keep", default="", help="a folder for the logs of both sides")
     options = parser.parse_args()
     seed = options.seed or seed_of_the_day("MTA_CRASH_SEED")
     print(f"--rounds {options.rounds} --rate {options.rate:g} --seed {seed}", flush=True)
-    wrong = Crash(options.rounds, options.rate, seed, options.seconds, options.keep).run()
-    print("\n".join(wrong[:100]) or "The books balance.")
-    sys.exit(bool(wrong))
+    conclude(Crash(options.rounds, options.rate, seed, options.seconds, options.keep).run())
 
 
 if __name__ == "__main__":

@@ -14,13 +14,9 @@ program; MTA_SOAK_SECONDS, MTA_SOAK_RATE and MTA_SOAK_SEED are its options.
 
 from __future__ import annotations
 
-import argparse
 import os
-import random
-import shutil
 import signal
 import statistics
-import sys
 import threading
 import time
 from pathlib import Path
@@ -31,8 +27,9 @@ import attrs
 from tests.peers import wait_for
 from tests.survival.far import domain
 from tests.survival.ledger import Death
-from tests.survival.sending import CARA, Mix, Senders
-from tests.survival.service import FarSide, Service, verdict
+from tests.survival.run import Run, conclude, options_of, seed_of_the_day
+from tests.survival.sending import CARA, Mix
+from tests.survival.service import verdict
 
 _T = TypeVar("_T")
 
@@ -70,45 +67,23 @@ def _thirds(things: list[_T]) -> list[list[_T]]:
     return [things[:third], things[third : 2 * third], things[2 * third :]]
 
 
-class Soak:
-    """One run.  ``wrong`` is what was found."""
+class Soak(Run):
+    """Faults by a plan."""
 
     def __init__(self, seconds: float, rate: float, seed: str, keep: str = "") -> None:
-        self.seconds, self.seed, self.keep = seconds, seed, keep
-        self.chance = random.Random(seed)
-        self.far = FarSide()
-        self.quota = 50 if seconds >= LONG else 10
+        super().__init__(Mix(rate=rate), seed, 50 if seconds >= LONG else 10, keep)
+        # Beside other work for long, who has no turn for a while must not be taken for one that hangs.
+        self.settings = {"worker_timeout": "15s" if seconds >= LONG else "6s"}
+        self.seconds = seconds
         self.samples: dict[int, list[Sample]] = {}
         self.removed: set[tuple[str, str]] = set()
         self.faults: dict[str, int] = {}
         self.stops: list[tuple[float, float]] = []
-        self.wrong: list[str] = []
-        self._mix = Mix(rate=rate)
         self._over = threading.Event()
         self._reloads = 0
 
-    def run(self) -> list[str]:
-        """All of it; what is wrong."""
-        try:
-            self.far.start()
-            # Beside other work for long, who has no turn for a while must not be taken for one that hangs.
-            self.mta = Service(self.far, settings={"worker_timeout": "15s" if self.seconds >= LONG else "6s"})
-            try:
-                self.mta.tight(self.quota)
-                self.mta.start()
-                self._work()
-            finally:
-                if self.keep:
-                    Path(self.keep).mkdir(exist_ok=True)
-                    for file in (self.mta.log, self.far.journal, self.far.log):
-                        shutil.copy(file, self.keep)
-                self.mta.close()
-        finally:
-            self.far.close()
-        return self.wrong
-
-    def _work(self) -> None:
-        self.senders = Senders(self.mta, self._mix, self.seed)
+    def work(self) -> None:
+        """See :class:`Run`."""
         self.senders.start()
         self.began = time.monotonic()
         sampler = threading.Thread(target=self._sample, daemon=True)
@@ -265,7 +240,7 @@ class Soak:
             f" {found.queued:,} queued; {found.twice} twice, at most {found.latest * 1e3:.0f} ms before a death,"
             f" {found.untold} more because the connection was lost before their 250"
         )
-        if found.promised < self.seconds * self._mix.rate / 4:
+        if found.promised < self.seconds * self.mix.rate / 4:
             self.wrong.append(f"only {found.promised} messages were taken")
         if not (found.bounced and found.removed and found.delivered):
             self.wrong.append("there was an end that no message had")
@@ -303,24 +278,14 @@ class Soak:
             self.wrong.append("commits take ever longer")
 
 
-def seed_of_the_day(variable: str) -> str:
-    """A seed from the environment, or a new one."""
-    return os.environ.get(variable) or str(random.randrange(1 << 32))
-
-
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, rate=8.0)
     parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--rate", type=float, default=8.0, help="messages a second")
-    parser.add_argument("--seed", default="")
-    parser.add_argument("--keep", default="", help="a folder for the logs of both sides")
     options = parser.parse_args()
     seed = options.seed or seed_of_the_day("MTA_SOAK_SEED")
     print(f"--seconds {options.seconds:g} --rate {options.rate:g} --seed {seed}", flush=True)
-    wrong = Soak(options.seconds, options.rate, seed, options.keep).run()
-    print("\n".join(wrong[:100]) or "The books balance.")
-    sys.exit(bool(wrong))
+    conclude(Soak(options.seconds, options.rate, seed, options.keep).run())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.survival.crash import Crash
-from tests.survival.soak import seed_of_the_day
+from tests.survival.run import seed_of_the_day
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(9000)]
 

@@ -7,7 +7,8 @@ import os
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.survival.soak import Soak, seed_of_the_day
+from tests.survival.run import seed_of_the_day
+from tests.survival.soak import Soak
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(9000)]
 
