@@ -169,6 +169,31 @@ class AliveTests(ReclaimCase):
         self.assertEqual(len(self.wait(claim(other, now=NOON + 1))), 1, "who had it has ended")
         self.successResultOf(other.stop())
 
+    def test_what_has_just_been_committed_is_on_its_way_to_the_memory(self) -> None:
+        """An operator's retry, and a look at what is due, may come between a commit and the turn that tells of it.  Put
+        into its lane then, it would be another process' for the taking while the attempt goes on here."""
+        fresh = self.wait(send(self.store, armed=True, at=NOON + 60))
+        self.wait(send(self.store))
+        (claimed,) = self.wait(claim(self.store))
+        owner = self.store.deliveries(fresh)[0].owner
+        for mid in (fresh, claimed.message.id):
+            self.successResultOf(self.store.act("retry", [(mid, DESTINATION)], "root", NOON))
+            self.successResultOf(self.store.reclaim())
+            self.assertEqual([it.owner for it in self.store.deliveries(mid)], [owner])
+            self.assertEqual(self.store.due(LATER, 10), [])
+            self.successResultOf(self.store.reclaim(lambda it: LATER))
+            self.assertEqual([(it.owner, it.next_attempt) for it in self.store.deliveries(mid)], [(owner, LATER)])
+        self.successResultOf(self.store.stop())
+
+    def test_what_was_forgotten_is_due_at_the_second_look(self) -> None:
+        with mock.patch.object(lmdb_store, "RECLAIMED", 7):
+            ids = [self.wait(send(self.store, armed=True, at=NOON)) for _ in range(20)]
+            for _ in range(2):
+                self.assertEqual([mid for mid in ids if not self.store.deliveries(mid)[0].owner], [])
+                self.successResultOf(self.store.reclaim())
+            self.assertEqual(len(self.wait(claim(self.store, limit=99))), 20)
+        self.successResultOf(self.store.stop())
+
     def test_who_left_with_some_left_them_to_others(self) -> None:
         mid = self.wait(send(self.store, armed=True, at=LATER))
         self.successResultOf(self.store.stop())  # its file is gone, unlike that of one that was killed

@@ -275,7 +275,8 @@ class IMessageStore(Interface):
         deliveries it was.  To be called at start and now and then; costs next to nothing where nobody has died.
 
         What this process itself is said to have in memory, and had armed for a time that is over, is due too unless
-        ``busy`` gives another time until when it has it."""
+        ``busy`` gives another time until when it has it: once two calls, one after the other, have found it so, for
+        what a commit has brought may not have reached the memory yet."""
 
     def settle(settlements: Sequence[Settlement]) -> Deferred[None]:
         """Write how attempts ended, all in one commit; a message without deliveries leaves the queue with its

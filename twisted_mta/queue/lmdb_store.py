@@ -53,6 +53,9 @@ MENDS = 2000
 RECLAIMED = 200
 """Deliveries that are taken from the dead in one operation, between which others have their turn."""
 
+LOOKED_AT = 5000
+"""Deliveries of its own that a process looks for in its memory at once."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -87,6 +90,7 @@ class LmdbStore:
         self._ids: IdMaker | None = None
         self._owner = 0
         self._reclaiming = False
+        self._overdue: set[bytes] = set()  # by their keys in ``owned``, as the last look found them
         self._stops: list[Deferred[None]] = []
         self._told: dict[Tell, list[HistoryEvent]] = {}
         self._stopping = True
@@ -212,10 +216,12 @@ class LmdbStore:
             return 0
         self._reclaiming = True
         try:
-            while keys := self._reader.owned(self._owner, RECLAIMED, self._clock.seconds()):
-                await self._writer.submit(Remember(keys, busy))
-                if len(keys) < RECLAIMED:
-                    break
+            # Not at the first look: what was committed just now may be on its way to the memory yet.
+            found = self._reader.owned(self._owner, LOOKED_AT, self._clock.seconds())
+            again = [key for key in found if key in self._overdue]
+            self._overdue = set(found).difference(again)
+            for at in range(0, len(again), RECLAIMED):
+                await self._writer.submit(Remember(again[at : at + RECLAIMED], busy))
             with self._owners.dead() as files:
                 dead = files.union(it for it in self._reader.owners() if it not in files and not self._owners.alive(it))
                 count = 0

@@ -124,12 +124,14 @@ class Due(StoreCase):
         self.assertIsNone(self.store.next_due())
         self.assertEqual(await claim(self.store, now=NOON + 99), [])
         later = {ids[0]: None, ids[1]: NOON + 50}
-        self.assertEqual(await self.store.reclaim(lambda it: later[it.id]), 0)
+        for _ in range(2):
+            self.assertEqual(await self.store.reclaim(lambda it: later[it.id]), 0)
         self.assertEqual(self.store.next_due(), NOON)
         self.assertEqual([it.message.id for it in await claim(self.store, now=NOON + 99)], ids[:1])
         self.assertEqual([self.store.deliveries(mid)[0].next_attempt for mid in ids[1:]], [NOON + 50, NOON + 10, NOON])
         await self.store.act("release", [(ids[3], DESTINATION)], "root", NOON)
-        await self.store.reclaim()
+        for _ in range(2):
+            await self.store.reclaim()
         self.assertEqual([it.message.id for it in await claim(self.store)], ids[3:])
 
     async def test_what_is_in_memory_already_is_not_taken(self) -> None:
@@ -147,7 +149,8 @@ class Due(StoreCase):
         (fresh,) = self.store.deliveries(mid)
         self.assertNotEqual(fresh.owner, 0)
         self.clock.advance(60)
-        await self.store.reclaim()
+        for _ in range(2):
+            await self.store.reclaim()
         self.assertEqual([one.owner for one in self.store.deliveries(mid)], [0])
         (it,) = await claim(self.store, now=NOON + 60)
         self.assertEqual(it.delivery.owner, 0)
