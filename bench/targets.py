@@ -226,6 +226,7 @@ class Ours(Target):
                 certificate = "{self.certificate}"
                 key = "{self.key}"
                 [smtp]
+                commands = 10000000
                 {connections}
                 [defence]
                 exempt = ["{friends}"]

@@ -29,6 +29,45 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(client.codes(*["NOOP"] * 6), [250, 250, 250, 421])
         self.assertTrue(client.transport.disconnecting)
 
+    def test_a_transaction_under_way_is_finished_beyond_the_last_command(self) -> None:
+        """The client hears of the end where it has nothing to lose: at the next MAIL."""
+        world = World(commands=4)
+        client = world.session()
+        client.say(HELLO)
+        self.assertEqual(client.codes(MAIL, *[RCPT] * 5, "DATA"), [250] * 6 + [354])
+        self.assertEqual(client.codes("Subject: x", "", "y", "."), [250])
+        self.assertEqual(len(world.of(Accepted)), 1)
+        self.assertEqual(client.codes(MAIL, RCPT, "DATA"), [421])
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_one_by_chunks_is_finished_too(self) -> None:
+        world = World(commands=4)
+        client = world.session()
+        client.say(HELLO)
+        said = client.say(MAIL, RCPT, "BDAT 6", b"x: y", "BDAT 2 LAST", b"")
+        self.assertEqual(codes(said)[:4], [250, 250, 250, 250])
+        self.assertEqual(len(world.of(Accepted)), 1)
+
+    def test_what_does_not_bring_a_transaction_on_ends_the_session_in_it(self) -> None:
+        for line in ("NOOP", "RSET", "VRFY ann", HELLO, "HELP", "FOO"):
+            client = World(commands=4).session()
+            client.say(HELLO)
+            self.assertEqual(client.codes(MAIL, RCPT, RCPT, RCPT, line, RCPT), [250] * 4 + [421], line)
+
+    def test_a_transaction_has_an_end_too(self) -> None:
+        """Chunks without content would go on for ever."""
+        client = World(commands=4).session()
+        client.say(HELLO)
+        self.assertEqual(client.codes(MAIL, RCPT, *["BDAT 0"] * 8)[-2:], [250, 421])
+        client = World(commands=4).session()
+        client.say(HELLO)
+        self.assertEqual(client.codes(MAIL, *[RCPT] * 9), [250] * 7 + [421])
+
+    def test_goodbye_is_heard_beyond_the_last_command(self) -> None:
+        client = World(commands=2).session()
+        client.say(HELLO)
+        self.assertEqual(client.codes("NOOP", "QUIT"), [250, 221])
+
     def test_recipients(self) -> None:
         world = World(recipients=100)
         client = world.session()

@@ -53,6 +53,9 @@ TIMEOUT = constant(421, "4.4.2", "Waited too long; closing")
 TOO_MANY_ERRORS = constant(421, "4.7.0", "Too many refused commands; closing")
 TOO_MANY_COMMANDS = constant(421, "4.7.0", "Too many commands in one session; connect again")
 
+_FINISHING = frozenset((c.Rcpt, c.Data, c.Chunk, c.ChunkEnd, c.ContentEnd, c.Quit))
+"""What a client still says that finishes its transaction, and leaves."""
+
 _log = Logger()
 
 
@@ -202,7 +205,7 @@ class MtaServer(ESMTP):
             kind = type(event)
             if kind is not c.Content:
                 self.peer.commands += 1
-                if self.peer.commands > self.factory.settings.smtp.commands and kind is not c.ContentEnd:
+                if self.peer.commands > self.factory.settings.smtp.commands and self._too_many(kind):
                     self.reply(TOO_MANY_COMMANDS)
                     continue
             HANDLERS[kind](self, event)
@@ -218,6 +221,13 @@ class MtaServer(ESMTP):
                 self._read(True)
             if self.factory.sessions.draining and wire.state in ("refused", "fresh", "greeted"):
                 self._finish(transaction.STOPPING, "shutdown")
+
+    def _too_many(self, kind: type[c.Command]) -> bool:
+        """Whether a command beyond the last one ends the session: not where it brings a transaction to its end, whose
+        client would have to send all of it again.  With as many commands again that ends, too."""
+        if self.peer.commands > 2 * self.factory.settings.smtp.commands:
+            return kind is not c.ContentEnd
+        return kind not in _FINISHING
 
     def ask(self, coroutine: Coroutine[Any, Any, Reply]) -> None:
         """Answer the pending command with what the coroutine returns, now or later."""

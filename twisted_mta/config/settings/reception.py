@@ -24,7 +24,8 @@ class Smtp:
     hops: Positive = 100
     """Received fields after which a message is taken to loop; RFC 5321 §6.3 asks for 100 at least."""
     commands: Positive = 10000
-    """Commands in one session before it is ended."""
+    """Commands in one session before it is ended, with 421 for the next one.  A transaction under way is finished
+    first, with as many commands again at most."""
     errors: Positive = 20
     """Refused commands in one session before it is ended."""
     connections: Positive = 2000
