@@ -295,7 +295,7 @@ def assemble(
         for name, listener in settings.listen.items()
     }
     for factory in factories.values():
-        factory.gate.pressed = scheduler.pressed
+        factory.gate.pressed, factory.gate.behind = scheduler.pressed, scheduler.behind
     reconfigurable: list[Callable[[Settings], object]] = [
         router.reconfigure,
         reporter.reconfigure,

@@ -151,7 +151,7 @@ class Bursts(Harness):
         asked: list[int] = []
 
         class Slow(Pace):
-            def allowance(self, most: int, waiting: int, now: float) -> int:
+            def allowance(self, most: int, waiting: int, claimed: int, now: float) -> int:
                 asked.append(waiting)
                 return 1
 

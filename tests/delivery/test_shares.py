@@ -17,8 +17,11 @@ class Divided(Harness):
 
     def setUp(self) -> None:
         super().setUp()
-        self.told: list[Lane] = []
-        self.scheduler.shares = Shares(self.scheduler._claims, lambda lanes, probe: self.told.extend(lanes))
+        self.told: list[tuple[Lane, int]] = []
+        self.came: list[int] = []
+        self.scheduler.shares = Shares(
+            self.scheduler._claims, lambda lanes, probe: self.told.extend(lanes.items()), self.came.append
+        )
         self.scheduler.shares.divide(example_org)
 
     def test_there_is_room_for_what_is_all_ours(self) -> None:
@@ -36,13 +39,15 @@ class Divided(Harness):
         self.run_for(0.5)
         new = self.store_only("a@example.org", "a@example.net")
         self.scheduler.announce(new)
-        self.assertEqual(self.told, [Lane("smtp:example.net", "c1")])
+        self.assertEqual(self.told, [(Lane("smtp:example.net", "c1"), 1)])
+        self.assertEqual(self.came, [1])
         self.turns()
         self.assertEqual([it.destination for it in self.store.queue.values()], ["smtp:example.net"])
 
     def test_a_notice_of_others_is_not_believed(self) -> None:
         new = self.store_only("a@example.org", "a@example.net")
-        self.scheduler.shares.notice([Lane(it.destination, "c1") for it in new.deliveries])
+        self.scheduler.shares.notice({Lane(it.destination, "c1"): 2 for it in new.deliveries})
+        self.assertEqual(self.came, [2])
         self.turns()
         self.assertEqual([it.destination for it in self.store.queue.values()], ["smtp:example.net"])
 

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from twisted_mta.runtime import accepting
-from twisted_mta.runtime.accepting import ADMITTED, Acceptor, crowded, waited
+from twisted_mta.runtime.accepting import ADMITTED, LINED_UP, Acceptor, filled, waited
 from twisted_mta.runtime.sockets import adopt, bind
 
 TURNS = 500
@@ -26,10 +26,11 @@ class Gatekeeper:
 
     def __init__(self) -> None:
         self.rule: Callable[[int], bool] = lambda number: True
-        self.asked: list[tuple[float, str, bool]] = []
+        self.asked: list[tuple[float, str, float]] = []
+        self.behind: Callable[[], bool] = lambda: False
 
-    def admits(self, now: float, waited: float, address: str, full: bool) -> bool:
-        self.asked.append((waited, address, full))
+    def admits(self, now: float, waited: float, address: str, filled: float) -> bool:
+        self.asked.append((waited, address, filled))
         return self.rule(len(self.asked))
 
 
@@ -85,12 +86,24 @@ class Case(SynchronousTestCase):
 
 class AcceptorTests(Case):
     def test_a_few_in_a_turn(self) -> None:
+        self.wait = 0.0
         self.clients(ADMITTED + 3)
         self.port.doRead()
         self.assertEqual(len(self.made), ADMITTED)
         self.port.doRead()
         self.assertEqual(len(self.made), ADMITTED + 3)
         self.port.doRead()
+
+    def test_more_in_a_turn_where_there_is_a_line(self) -> None:
+        self.clients(LINED_UP + 3)
+        self.port.doRead()
+        self.assertEqual(len(self.made), LINED_UP)
+
+    def test_no_more_where_other_work_has_come_off_badly(self) -> None:
+        self.gate.behind = lambda: True
+        self.clients(ADMITTED + 3)
+        self.port.doRead()
+        self.assertEqual(len(self.made), ADMITTED)
 
     def test_refused_at_once_without_a_session(self) -> None:
         """Those who have waited too long stand first; they are told so, and do not count for what a turn serves."""
@@ -100,7 +113,7 @@ class AcceptorTests(Case):
         self.assertEqual([self.heard(one) for one in old], [WORDS + b"END"] * 20)
         self.assertEqual([self.heard(one) for one in new], [b"220 hello\r\n"] * 2)
         self.assertEqual(len(self.made), 2)
-        self.assertEqual(self.gate.asked[0], (1.5, "127.0.0.1", False))
+        self.assertEqual(self.gate.asked[0], (1.5, "127.0.0.1", 22 / self.backlog - 0.01))
 
     def test_refusals_are_bounded_too(self) -> None:
         self.patch(accepting, "REFUSED", 5)
@@ -223,7 +236,7 @@ class KernelTests(SynchronousTestCase):
     def test_how_many_wait(self) -> None:
         crowd = []
         for number in range(7):
-            self.assertEqual(crowded(self.listening), number >= 6, number)
+            self.assertEqual(filled(self.listening), number / 8, number)
             crowd.append(socket.create_connection(self.listening.getsockname()))
             self.addCleanup(crowd[-1].close)
 
@@ -231,4 +244,4 @@ class KernelTests(SynchronousTestCase):
         one, other = socket.socketpair()
         for end in (one, other):
             self.addCleanup(end.close)
-        self.assertEqual((waited(one), crowded(one)), (0.0, False))
+        self.assertEqual((waited(one), filled(one)), (0.0, 0.0))

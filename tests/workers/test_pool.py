@@ -184,7 +184,7 @@ class Together(PoolCase):
 
     def test_due_lanes_go_to_their_owner(self) -> None:
         children = self.serve()
-        lanes = [(f"smtp:d{number}.example", "c1", number % 3, number % 2 == 0) for number in range(20)]
+        lanes = [(f"smtp:d{number}.example", "c1", number % 3, number % 2 == 0, number) for number in range(20)]
         self.pool.heard(children[0], c.Due, lanes)  # type: ignore[arg-type]
         for child in children:
             theirs = [lane for lane in lanes if owner(lane[0], (0, 1)) == child.slot]

@@ -96,7 +96,7 @@ class Scheduler:
         self._claims = Claims(store, self.active, self._retry, clock, self._arrived)
         self._conclusions = Conclusions(store, reporter, clock, self._settler, self._retry, settings)
         self._attempts = Attempts(store, router, self._agents, self.active, self._conclusions, clock, self._over)
-        self.shares = Shares(self._claims, tell)
+        self.shares = Shares(self._claims, tell, lambda count: self._pace.arrived(clock.seconds(), count))
         self._pace = Pace()
         self._generation = 0
         self._changed = self._noticed = 0.0
@@ -152,7 +152,7 @@ class Scheduler:
                 return
         active = self.active
         now = self._clock.seconds()
-        self._pace.arrived(now)
+        self._pace.arrived(now, len(new.deliveries))
         generation = self._generation if now - self._changed > COMMITTED else UNKNOWN
         customer, priority, overdue = new.lane_customer, message.priority, message.came_late
         for part in new.deliveries:
@@ -176,12 +176,15 @@ class Scheduler:
 
     def announce(self, new: NewMessage) -> None:
         """See :class:`IScheduler`."""
-        self._pace.arrived(self._clock.seconds())
         self.shares.announce(new)
 
     def pressed(self) -> None:
         """Clients are turned away for want of time: what is in the queue gets a fair share of it."""
         self._pace.pressed(self._clock.seconds())
+
+    def behind(self) -> bool:
+        """Whether it has not had that share so far, so that fewer are to be let in."""
+        return self._pace.behind(self._clock.seconds())
 
     def run(self, lanes: Iterable[Lane]) -> None:
         """See :class:`IScheduler`."""
@@ -260,7 +263,7 @@ class Scheduler:
         now = self._clock.seconds()
         if not 0 <= now - self._noticed < NOTICE:
             self._notice(now)
-        paced = self._pace.allowance(STARTS, self.active.fresh, now)
+        paced = self._pace.allowance(STARTS, self.active.fresh, self.active.claimed, now)
         for turns in list(self.active.turns.values()):
             for _ in range(paced):
                 if settler.stuck or settler.pending >= UNSETTLED:
@@ -281,7 +284,7 @@ class Scheduler:
                     self._conclusions.out_of_time(entry, now)
                     entry.lane.destination.unpark()
                 elif attempt:
-                    if entry.fresh:  # what another process has taken in is none of what has arrived here
+                    if entry.delivery.attempts == 1:  # what was put off before has not arrived now
                         self._pace.began()
                     self._attempts.begin(entry, now)
                 else:

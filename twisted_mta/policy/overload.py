@@ -22,6 +22,10 @@ GONE = 0.25
 """Where somebody at its head has waited for no more than this part of what remains, a line is as good as gone."""
 CUSTOMERS = 3.0
 """How many times longer customers may wait."""
+CROWDED = 0.75
+"""The part of the line that is taken above which strangers give way, and no burst may wait."""
+BRIMFUL = 0.85
+"""The same for whoever has waited at all: the next who come would not even be heard."""
 
 
 class Welcome(Enum):
@@ -40,14 +44,16 @@ class _Bound:
     def __init__(self) -> None:
         self._late: float | None = None  # since when there is a line with those at its head who have waited too long
 
-    def allows(self, now: float, waited: float, wait: float, left_over: bool, full: bool) -> bool:
+    def allows(self, now: float, waited: float, wait: float, left_over: bool, filled: float) -> bool:
         least = wait * STANDING
         if not left_over or waited <= least * GONE:
             self._late = None
         if self._late is None and waited > least:
             self._late = now
         standing = self._late is not None and now - self._late >= INTERVAL
-        return waited <= (least if standing or full else wait)
+        if filled >= BRIMFUL:
+            return waited <= least * GONE
+        return waited <= (least if standing or filled >= CROWDED else wait)
 
 
 class Door:
@@ -63,17 +69,22 @@ class Door:
         self._strangers, self._customers = _Bound(), _Bound()
         self._judged = 0.0
 
-    def judge(self, now: float, waited: float, full: bool) -> Welcome:
+    def presses(self, waited: float) -> bool:
+        """Whether there is a line because there is not time for all, be it a burst: somebody has ``waited`` for longer
+        than anybody may once it has no end."""
+        return bool(self.wait) and waited > self.wait * STANDING
+
+    def judge(self, now: float, waited: float, filled: float) -> Welcome:
         """Who of those that have ``waited`` for so many seconds is let in.
 
-        ``full``: the line has hardly room for more, and who finds none is not even heard.  Who is known to have waited
-        for next to nothing need not be asked about.
+        ``filled``: what part of the line is taken, of which 1 has no room for more, and who finds none is not even
+        heard.  Who is known to have waited for next to nothing need not be asked about.
         """
         wait = self.wait
         if not wait:
             return Welcome.ALL
         left_over = now - waited <= self._judged  # else nobody was, of those who stood here the last time
         self._judged = now
-        strangers = self._strangers.allows(now, waited, wait, left_over, full) and not full
-        customers = self._customers.allows(now, waited, wait * CUSTOMERS, left_over, full)
+        strangers = self._strangers.allows(now, waited, wait, left_over, filled) and filled < CROWDED
+        customers = self._customers.allows(now, waited, wait * CUSTOMERS, left_over, filled)
         return Welcome.ALL if strangers else Welcome.CUSTOMERS if customers else Welcome.NOBODY

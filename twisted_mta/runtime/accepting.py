@@ -22,13 +22,21 @@ ADMITTED = 8
 """Connections of one socket that become sessions in a turn of the reactor.  So turns stay short however many wait, and
 all that goes on in a turn, deliveries among them, has its share of the time."""
 
+LINED_UP = 48
+"""The same where there is a line, unless other work has come off badly: what each turn and each commit cost for
+themselves is shared by more then.  Still a turn takes no more than some 20 ms."""
+
+SHARED = 16
+"""The same where other processes accept from the socket too, of which none is idle when there is a line."""
+
 REFUSED = 256
 """Connections that are refused in a turn at most."""
 
 FRESH = 0.02
 """Seconds of waiting that are not worth a look."""
 
-_NOW = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_LAST = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_MORE", 0)
+"""What is sent waits for what follows, which is the end: both are one segment, and wake the client once."""
 _INFO = getattr(socket, "TCP_INFO", None)
 _WAITING, _ROOM = 24, 28
 """Where ``struct tcp_info`` (linux/tcp.h) has, for a socket that listens, how many wait and how many may."""
@@ -44,9 +52,12 @@ class IGate(Protocol):
     words: bytes
     """What who is refused is told; empty: nothing can be said."""
 
-    def admits(self, now: float, waited: float, address: str, full: bool) -> bool:
-        """Whether a client that has ``waited`` for so many seconds is let in; ``full``: there is hardly room for more
-        to wait.  ``now`` is seconds of a clock that goes on.  Never raises."""
+    behind: Callable[[], bool]
+    """Whether other work has come off badly, so that a turn of the reactor takes fewer.  Never raises."""
+
+    def admits(self, now: float, waited: float, address: str, filled: float) -> bool:
+        """Whether a client that has ``waited`` for so many seconds is let in; ``filled`` is what part of the line is
+        taken, 1 where nobody else may wait.  ``now`` is seconds of a clock that goes on.  Never raises."""
 
 
 def waited(client: socket.socket) -> float:
@@ -60,28 +71,33 @@ def waited(client: socket.socket) -> float:
     return milliseconds / 1000
 
 
-def crowded(listening: socket.socket) -> bool:
-    """Whether three quarters of those that may wait do so.  The kernel drops others' attempts to connect then."""
+def filled(listening: socket.socket) -> float:
+    """What part of those that may wait do so; 0 where the system does not tell.  At 1 the kernel drops others' attempts
+    to connect, which they repeat after a second and later."""
     if _INFO is None:
-        return False
+        return 0.0
     try:
         info = listening.getsockopt(socket.IPPROTO_TCP, _INFO, _ROOM + 4)
     except OSError:
-        return False
-    return bool(_number(info, _WAITING)[0] * 4 >= _number(info, _ROOM)[0] * 3)
+        return 0.0
+    room: int = _number(info, _ROOM)[0]
+    waiting: int = _number(info, _WAITING)[0]
+    return waiting / room if room else 0.0
 
 
 class Acceptor:
     """``doRead`` of a :class:`twisted.internet.tcp.Port` whose connections are :class:`QuickServer`.
 
-    ``most`` of them become sessions in a turn.  What goes wrong with ``accept`` is left to the stock method, which
-    knows what to do about it (it keeps a file descriptor for the time when there is none).
+    ``most`` of them become sessions in a turn, ``lined_up`` where there is a line.  What goes wrong with ``accept`` is
+    left to the stock method, which knows what to do about it (it keeps a file descriptor for the time when there is
+    none).
     """
 
-    def __init__(self, port: Any, gate: IGate | None, most: int = ADMITTED) -> None:
+    def __init__(self, port: Any, gate: IGate | None, most: int = ADMITTED, lined_up: int = LINED_UP) -> None:
         self._port = port
         self._gate = gate
         self._most = most
+        self._lined_up = lined_up
         self._stock: Callable[[], Any] = port.doRead
         self._empty = 0.0  # when nobody was left waiting
 
@@ -91,8 +107,9 @@ class Acceptor:
         listening = port.socket
         admitted = refused = 0
         looks = gate is not None and now - self._empty > FRESH
-        full: bool | None = None
-        while admitted < self._most and refused < REFUSED:
+        taken = -1.0
+        most = self._most
+        while admitted < most and refused < REFUSED:
             try:
                 descriptor, address = listening._accept()
             except BlockingIOError:
@@ -107,9 +124,11 @@ class Acceptor:
                 assert gate is not None
                 wait = waited(client)
                 looks = wait > FRESH  # those behind have waited less
-                if full is None:
-                    full = looks and crowded(listening)
-                if not gate.admits(now, wait, address[0], full):
+                if taken < 0:
+                    taken = filled(listening) if looks else 0.0
+                    if looks and not gate.behind():
+                        most = self._lined_up
+                if not gate.admits(now, wait, address[0], taken):
                     refused += 1
                     refuse(client, gate.words)
                     continue
@@ -142,5 +161,5 @@ def refuse(client: socket.socket, words: bytes) -> None:
     """Say so, and close.  A client that is gone, or takes nothing, has not lost anything."""
     with contextlib.suppress(OSError):
         if words:
-            client.send(words, _NOW)
+            client.send(words, _LAST)
     client.close()

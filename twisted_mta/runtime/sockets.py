@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorSocket
 from twisted.internet.protocol import ServerFactory
 
 from . import unix_sockets
-from .accepting import ADMITTED, Acceptor, IGate
+from .accepting import SHARED, Acceptor, IGate
 from .unix_sockets import BACKLOG, BindError
 
 LOCAL = 32
@@ -80,8 +80,9 @@ def adopt(
 ) -> IListeningPort:
     """Serves ``factory`` on a socket of :func:`bind`; the port owns it from now on, and ``sock`` is closed.
 
-    ``fair``: other processes accept from it too, so only one connection is taken in a turn of the reactor.  The kernel
-    wakes all of them; Twisted would have the first take up to a hundred at once, and leave the others nothing.
+    ``fair``: other processes accept from it too, so only one connection is taken in a turn of the reactor, unless there
+    is a line.  The kernel wakes all of them; Twisted would have the first take up to a hundred at once, and leave the
+    others nothing.
 
     ``gate`` is asked about those who have waited to be accepted; the time is not known of a Unix socket's.
     """
@@ -91,7 +92,7 @@ def adopt(
             _take_at_most(1 if fair else LOCAL, port)
         else:
             port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
-            cast(Any, port).doRead = Acceptor(port, gate, 1 if fair else ADMITTED)
+            cast(Any, port).doRead = Acceptor(port, gate, 1, SHARED) if fair else Acceptor(port, gate)
     finally:
         sock.close()
     return port

@@ -31,7 +31,8 @@ class Gate:
     """One listener's; see :class:`~twisted_mta.runtime.accepting.IGate`.
 
     ``refused`` counts who was, ``last`` is when that was the last time, seconds since the epoch, or 0.
-    ``pressed`` is called for each of them.
+    ``pressed`` is called once for each turn of the reactor in which somebody has waited for so long that there is no
+    time for all; ``behind`` says whether deliveries have had less than their share meanwhile.
     """
 
     def __init__(self, factory: MtaServerFactory) -> None:
@@ -40,6 +41,7 @@ class Gate:
         self._door = Door(0.0)
         self._trusting = factory.listener.role in ("submission", "lmtp")
         self._call: IDelayedCall | None = None
+        self._asked = 0.0
         self._before = 0
         self._longest = 0.0
         self._clients: dict[str, int] = {}
@@ -47,6 +49,7 @@ class Gate:
         self.last = 0.0
         self.words = b""
         self.pressed: Callable[[], object] | None = None
+        self.behind: Callable[[], bool] = lambda: False
 
     def configure(self) -> None:
         """Take over the factory's settings."""
@@ -55,9 +58,12 @@ class Gate:
         if self._factory.listener.tls != "implicit":  # there nothing can be said before the handshake
             self.words = Reply(421, "4.3.2", f"{settings.hostname} {WORDS}").encode()
 
-    def admits(self, now: float, waited: float, address: str, full: bool) -> bool:
+    def admits(self, now: float, waited: float, address: str, filled: float) -> bool:
         """See :class:`~twisted_mta.runtime.accepting.IGate`."""
-        welcome = self._door.judge(now, waited, full)
+        welcome = self._door.judge(now, waited, filled)
+        if self.pressed is not None and now != self._asked and self._door.presses(waited):
+            self._asked = now
+            self.pressed()
         if welcome is Welcome.ALL or (welcome is Welcome.CUSTOMERS and self._customer(address)):
             return True
         self._count(address, waited)
@@ -77,8 +83,6 @@ class Gate:
         if self._call is None:
             self.last = self._factory.clock.seconds()
             self._call = self._factory.clock.callLater(GATHER, self._tell)
-        if self.pressed is not None:
-            self.pressed()
 
     def _tell(self) -> None:
         self._call = None

@@ -152,10 +152,10 @@ class Divide(amp.Command):
 
 
 class Due(amp.Command):
-    """These lanes (destination, customer, priority) are due, and are to be tried even where the destination seems dead
-    (the last part): to the parent, and from it to whose they are."""
+    """These lanes (destination, customer, priority) are due, are to be tried even where the destination seems dead or
+    not, and have had so many new deliveries just now: to the parent, and from it to whose they are."""
 
-    arguments = [(b"lanes", Packed(list[tuple[str, str, int, bool]]))]
+    arguments = [(b"lanes", Packed(list[tuple[str, str, int, bool, int]]))]
     requiresAnswer = False  # noqa: N815
 
 

@@ -211,7 +211,7 @@ class Pool:
     def heard(self, child: Child, command: type[amp.Command], entries: Any) -> None:
         """A worker says something."""
         if command is c.Due:
-            lanes: dict[int, list[tuple[str, str, int, bool]]] = defaultdict(list)
+            lanes: dict[int, list[tuple[str, str, int, bool, int]]] = defaultdict(list)
             for lane in entries:
                 lanes[self._division.owner(lane[0])].append(lane)
             for number, theirs in lanes.items():

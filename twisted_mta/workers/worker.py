@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,7 +61,7 @@ class Worker(amp.AMP):
         self._started: Deferred[None] | None = None
         self._ending = False
         self._slot = 0
-        self._due: set[tuple[Lane, bool]] = set()
+        self._due: Counter[tuple[Lane, bool]] = Counter()
         self._changed: set[tuple[str, str]] = set()
         self._known: dict[tuple[str, str], int] = {}  # as the parent knows it
         self._attempts: c.Entries = []
@@ -138,11 +139,11 @@ class Worker(amp.AMP):
         return {}
 
     @c.Due.responder
-    def _is_due(self, lanes: Sequence[tuple[str, str, int, bool]]) -> dict[str, Any]:
+    def _is_due(self, lanes: Sequence[tuple[str, str, int, bool, int]]) -> dict[str, Any]:
         if self._serving is not None and not self._ending:
             shares = self._serving.parts.scheduler.shares
             for probe in (False, True):
-                shares.notice([Lane(*lane[:3]) for lane in lanes if lane[3] == probe], probe)
+                shares.notice({Lane(*lane[:3]): lane[4] for lane in lanes if lane[3] == probe}, probe)
         return {}
 
     @c.Counts.responder
@@ -191,15 +192,17 @@ class Worker(amp.AMP):
 
     # What the parent is told
 
-    def _tell_due(self, lanes: Iterable[Lane], probe: bool) -> None:
-        self._due.update((lane, probe) for lane in lanes)
+    def _tell_due(self, lanes: Mapping[Lane, int], probe: bool) -> None:
+        for lane, count in lanes.items():
+            self._due[lane, probe] += count
         if self._due_call is None:
             self._due_call = self._reactor.callLater(self._pause("due", GATHER_DUE), self._send_due)
 
     def _send_due(self) -> None:
         self._due_call = None
-        due, self._due = self._due, set()
-        self._say(c.Due, lanes=[(lane.destination, lane.customer, lane.priority, probe) for lane, probe in due])
+        due, self._due = self._due, Counter()
+        lanes = [(lane.destination, lane.customer, lane.priority, probe, new) for (lane, probe), new in due.items()]
+        self._say(c.Due, lanes=lanes)
 
     def _tell_count(self, kind: str, key: str, count: int) -> None:
         what = (kind, key)
