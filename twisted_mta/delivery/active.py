@@ -21,7 +21,7 @@ FRESH = 20_000
 FRESH_PER_DESTINATION = 10_000
 """The same for one destination, so that a slow one can't use up the room of all."""
 
-CLAIMED = 20_000
+CLAIMED = 10_000
 """Entries claimed from the store in memory at most."""
 
 PAGE = 50

@@ -51,6 +51,7 @@ from .records import (
     story_key,
     usage_key,
 )
+from .summary import strike
 from .terms import normal, reason_key
 
 FEW_CHUNKS = 16
@@ -502,6 +503,7 @@ class Batch:
             self._find_late()
         for last in self._spoilt:
             self.txn.put(last, b"", db=tables.segment)
+            strike(self.txn, tables, last)
         for reason in self._left:
             self._forget_reason(reason)
         if self._lanes:

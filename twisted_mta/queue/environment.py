@@ -55,6 +55,7 @@ class Tables:
     held: Db
     reason: Db
     segment: Db
+    summary: Db
     meta: Db
 
 

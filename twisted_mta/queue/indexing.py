@@ -20,6 +20,7 @@ from .batch import Batch
 from .environment import Environment
 from .operations import Operation
 from .records import decode_delivery, decode_message
+from .summary import strike
 from .terms import SEGMENT, SEGMENT_TERMS, Segment, is_segment, make_segment, terms_of
 
 AGE = 30.0
@@ -81,6 +82,8 @@ class Mark(Operation):
         mark = _MARK + os.urandom(8)
         for end in interval.drop:
             batch.txn.delete(end, db=table)
+        for end in ends:
+            strike(batch.txn, batch.tables, end)
         batch.txn.put(interval.last, mark, db=table)
         return mark
 

@@ -43,6 +43,7 @@ from .owners import Owners
 from .reading import Reader
 from .removing import Begin, ForgetNote, Release, Remover
 from .rules import ACTIONS, disk_full, never_busy, stopping
+from .summing import Summarizer
 from .thread_writer import ThreadWriter
 from .verify import Mend, Verifier
 from .writer import IWriter
@@ -112,6 +113,7 @@ class LmdbStore:
         self._disk = Disk(environment.path, settings.disk_reserve, self._clock.seconds, self._events)
         self._reader = Reader(environment, self._disk)
         self._indexer = Indexer(environment, self._clock.seconds)
+        self._summarizer = Summarizer(environment)
         self._owners = Owners(environment.path / "owners")
         self._writer.open(environment, self._disk, self._clock, self._events)
         try:
@@ -133,6 +135,7 @@ class LmdbStore:
             return succeed(None)
         self._stopping = True
         self._indexer.stop()
+        self._summarizer.stop()
         stopped: Deferred[None] = Deferred()
         self._stops.append(stopped)
         if len(self._stops) == 1:
@@ -308,7 +311,9 @@ class LmdbStore:
             found = await self._verify(True)
             detail = f"a removal was cut short; {len(found)} discrepancies that it left are mended"
             self._events(Service(time=self._clock.seconds(), what="repair", detail=detail))
-        return await self._indexer.step(self._in_thread, self._writer.submit)
+        return await self._indexer.step(self._in_thread, self._writer.submit) or await self._summarizer.step(
+            self._in_thread, self._writer.submit
+        )
 
     def expire_history(self, before: float, limit: int) -> Deferred[int]:
         """Forget old histories."""

@@ -24,6 +24,8 @@ table          key                                   value
 ``reason``     reason, id, destination               nothing; one for each delivery with such a last reply
 ``segment``    the last id of an interval            the terms of the interval's messages (:mod:`.terms`), a mark that
                                                      they are being gathered, or nothing
+``summary``    the last id of its last segment       which segments do not have a term (:mod:`.summary`): their last ids
+``summary``    the same, number of a page            its pages
 ``meta``       name                                  schema version, incarnation, generation, changes, :class:`Totals`,
                                                      removals, and entries of ``lanes`` whose deliveries they took out
 =============  ====================================  ==============================================================
@@ -62,6 +64,7 @@ TABLES: Final = (
     "held",
     "reason",
     "segment",
+    "summary",
     "meta",
 )
 

@@ -153,11 +153,13 @@ def _append(txn: Any, table: Any, rows: list[tuple[bytes, bytes]]) -> None:
     rows.clear()
 
 
-def _store_in_pieces(env: Any, txn: Any) -> None:
-    """3 to 4: long values are stored in pieces of a page.  Those that are whole are read as they are."""
+def _add_summaries(env: Any, txn: Any) -> None:
+    """3 to 4: long values are stored in pieces of a page, and segments have summaries.  What is stored whole is read as
+    it is, and summaries are made by and by."""
+    env.open_db(b"summary", txn=txn)
 
 
-MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds, 2: _join_lanes_and_due, 3: _store_in_pieces}
+MIGRATIONS: Mapping[int, Migration] = {1: _index_replies_and_holds, 2: _join_lanes_and_due, 3: _add_summaries}
 """By the schema that each starts from."""
 
 

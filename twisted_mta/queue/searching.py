@@ -40,6 +40,7 @@ from .records import (
     safe_id_key,
 )
 from .rules import matches, split_after
+from .summary import Sieve
 from .terms import REASON_BYTES, Segment, is_normal, is_segment, normal, terms_asked
 
 FEW = 5_000
@@ -330,10 +331,12 @@ class Search:
     def _with_terms(self, terms: list[int], start: bytes) -> Iterator[Candidate]:
         end, position = self._end, start
         with self._segments.cursor(self._tables.segment) as cursor:
-            more = cursor.set_range(start[:ID_BYTES])
+            more, sieve = cursor.set_range(start[:ID_BYTES]), Sieve(self._segments, self._tables, terms)
             while more:
                 last, raw = bytes(cursor.key()), cursor.value()
-                if is_segment(raw):
+                if sieve.lacks(last):  # not a page of it is touched
+                    pass
+                elif is_segment(raw):
                     for mid in Segment(raw).having(terms):
                         if mid >= end:
                             return

@@ -120,6 +120,10 @@ class Segment:
                 return []
         return [self.id(number) for number in sorted(found or ())]
 
+    def different(self) -> list[int]:
+        """The terms that its messages have."""
+        return list({entry >> 16 for entry in self._entries})
+
     def terms(self) -> dict[bytes, set[int]]:
         """All that it says, by message."""
         found: dict[bytes, set[int]] = {self.id(number): set() for number in range(self.count)}

@@ -10,6 +10,8 @@ from ..mail.ids import ID_BYTES, key_id
 from .batch import Batch
 from .environment import Tables
 from .records import REASON_KEY_BYTES, decode_delivery, decode_message
+from .summary import Header, having, page_key
+from .summing import give_up
 from .terms import REASON_BYTES, Segment, is_segment, normal, reason_key, terms_of
 
 Found = Callable[[str, Callable[[Batch], None]], None]
@@ -46,6 +48,7 @@ class Lookups:
                 self._found(line, lambda batch, key=key: _forget_hold(batch, key))  # type: ignore[misc]
         self._check_reasons()
         self._check_segments()
+        self._check_summaries()
 
     def _delivery(self, key: bytes) -> Delivery | None:
         raw = self._txn.get(key, db=self._tables.delivery)
@@ -76,6 +79,26 @@ class Lookups:
                 line = f"not all messages up to {key_id(last)} can be found by address"
                 self._found(line, lambda batch, last=last: batch.spoil_interval(last))  # type: ignore[misc]
             first = last
+
+    def _check_summaries(self) -> None:
+        for end, raw in self._rows(self._tables.summary):
+            if len(end) == ID_BYTES and (header := Header.read(raw)).ready and not self._sums_up(end, header):
+                line = f"not all segments up to {key_id(end)} would be asked"
+                self._found(line, lambda batch, end=end: give_up(batch, end))  # type: ignore[misc]
+
+    def _sums_up(self, end: bytes, header: Header) -> bool:
+        def page(number: int) -> Any:
+            return self._txn.get(page_key(end, number), db=self._tables.summary)
+
+        for number, last in enumerate(header.ends):
+            if any(last):
+                raw = self._txn.get(last, db=self._tables.segment)
+                if raw is None or not is_segment(raw):
+                    return False
+                for term in Segment(raw).different():
+                    if not having(header, term, page) >> number & 1:
+                        return False
+        return True
 
     def _is_complete(self, first: bytes, last: bytes, raw: Any) -> bool:
         known = Segment(raw).terms()
