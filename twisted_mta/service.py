@@ -228,7 +228,9 @@ class MtaService(MultiService):
         self._end(1)
 
     def _end(self, status: int) -> None:
-        if self._reactor.running and not self._ended:
+        if not self._reactor.running:  # a start that fails at once, before there is a reactor to be stopped
+            self._reactor.addSystemEventTrigger("after", "startup", self._end, status)
+        elif not self._ended:
             self._ended = True
             self._reactor.addSystemEventTrigger("after", "shutdown", self._exit, status)
             self._reactor.stop()

@@ -166,6 +166,25 @@ class CheckTests(SynchronousTestCase):
             self.assertNotEqual(started.returncode, 0)
             self.assertIn(str(mta.mx), started.stdout + started.stderr)
 
+    def test_a_damaged_queue_ends_the_start(self) -> None:
+        """With status 1 and a line of words, whether it is found at once or by a worker: never a process that waits."""
+        for workers in (0, 2):
+            with self.subTest(workers=workers):
+                mta = Mta({"workers": workers})
+                self.addCleanup(mta.close)
+                queue = mta.state / "queue"
+                queue.mkdir(exist_ok=True)
+                (queue / "data.mdb").write_bytes(b"x" * 100000)
+                started = subprocess.run(
+                    mta.argv(), capture_output=True, text=True, timeout=60, cwd=mta.folder, check=False
+                )
+                words = started.stdout + started.stderr
+                self.assertEqual(started.returncode, 1, words)
+                self.assertIn("its file is damaged", words)
+                self.assertIn("restore it from a backup, or move it away to begin anew", words)
+                self.assertNotIn("Traceback", words)
+                self.assertEqual((queue / "data.mdb").read_bytes(), b"x" * 100000)
+
 
 class StopTests(SynchronousTestCase):
     """A clean stop under load."""

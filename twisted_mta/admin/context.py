@@ -257,7 +257,8 @@ class Context:
             if "ermission denied" in f"{error} {cause}":
                 raise self._denied(self.state_dir) from None
             kind = Unavailable if isinstance(error, (MailError, OSError)) else CommandError
-            raise kind(str(error) if error is cause else f"{error} ({cause})") from None
+            words = str(error)
+            raise kind(words if str(cause) in words else f"{words} ({cause})") from None
 
     def _denied(self, path: Path) -> CommandError:
         try:

@@ -284,6 +284,8 @@ class LmdbStore:
 
     def stats(self) -> QueueStats:
         """The size of the queue."""
+        if self._environment is None:
+            raise stopping()
         return self._reader.stats()
 
     def history(self, id: str) -> list[HistoryEvent]:  # noqa: A002

@@ -20,6 +20,7 @@ from ..config.settings import Settings
 from ..delivery.shares import Tell
 from ..mail.events import EventSink
 from ..parts import Parts, Prepared, assemble, fan_out
+from ..queue.interfaces import StoreUnavailable
 from ..runtime import sockets
 from ..runtime.quick import quicken
 from ..smtp.tls import ServerTls
@@ -135,6 +136,8 @@ class Serving:
         parts = self.parts
         try:
             messages, trouble = parts.store.stats().messages, parts.store.problem()
+        except StoreUnavailable:
+            messages, trouble = 0, "the queue is not open"
         except Exception:
             self._log.failure("The service's health could not be told")
             messages, trouble = 0, "the store does not answer"
