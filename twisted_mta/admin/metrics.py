@@ -87,6 +87,17 @@ SCHEDULER_GAUGES: tuple[tuple[str, str, Callable[[IWatchedScheduler], float]], .
     ),
 )
 
+ALARMS = (
+    "disk-low",
+    "reload-failed",
+    "settlement-failed",
+    "settlement-lost",
+    "store-failed",
+    "upgrade-failed",
+    "worker-died",
+)
+"""Events of the service that are shown before the first of them: an alert on an increase never sees a series begin."""
+
 
 class Metrics(Collector):
     """An :data:`~twisted_mta.mail.events.EventSink` that counts.  For use on the reactor thread, scrapes included.
@@ -197,6 +208,8 @@ class Metrics(Collector):
         self.service = self._counter(
             "mta_service_events_total", "Steps of the service: ready, reload and so on.", ("what",)
         )
+        for what in ALARMS:
+            self.service.add((what,), 0)
         self.commit_operations = self._histogram(
             "mta_store_commit_operations", "Operations (messages taken in, results, and so on) that one commit shared.",
             BATCHES,

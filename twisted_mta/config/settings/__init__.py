@@ -59,8 +59,8 @@ class Admin:
     listen: MaybeAddressPort = "127.0.0.1:8025"
     """"address:port"; empty: none."""
     public: bool = False
-    """Whether ``listen`` may be an address that other machines reach.  /metrics asks for no password and shows the
-    names of customers and destinations, so a firewall or a proxy must stand before it."""
+    """Whether ``listen`` may be an address that other machines reach.  /metrics asks for no password and tells
+    how much mail comes, goes and waits, so a firewall or a proxy must stand before it."""
 
 
 @attrs.frozen(kw_only=True)
