@@ -145,6 +145,27 @@ class Memory(LmdbCase):
         self.assertIn("anna@isp.example", self.directory._resolved)
         self.assertEqual([len(found) for found in self.directory._found.values()], [0, 10])
 
+    def test_domains_elsewhere_are_bounded(self) -> None:
+        self.patch(lmdb_directory, "REMEMBERED", 10)
+        for number in range(25):
+            self.assertEqual(self.kind(f"bert@host{number}.example"), "remote")
+        self.assertEqual(self.directory._elsewhere, {f"host{number}.example" for number in range(20, 25)})
+        self.assertEqual(len(self.directory._resolved), 0)
+
+    def test_a_domain_elsewhere_is_looked_up_once(self) -> None:
+        self.kind("anna@elsewhere.example")
+        view = self.directory._view
+        self.patch(self.directory, "_view", None)
+        self.assertEqual(self.kind("bert@elsewhere.example"), "remote")
+        self.patch(self.directory, "_view", view)
+        self.directory.add_customer("acme")
+        self.directory.add_domain("elsewhere.example", "acme")
+        self.assertEqual(self.kind("bert@elsewhere.example"), "unknown")
+
+    def test_postmaster_without_a_domain_is_of_none_elsewhere(self) -> None:
+        self.assertEqual(self.kind("anna@postmaster"), "remote")
+        self.assertEqual(self.kind("postmaster"), "unknown")
+
     def test_it_is_used(self) -> None:
         self.fill()
         self.kind("anna@isp.example")

@@ -71,6 +71,7 @@ class LmdbDirectory(BaseDirectory):
         self._reading = threading.Lock()  # held around read transactions and around changes of the map, taken last
         self._generation = -1
         self._resolved: OrderedDict[str, Resolution] = OrderedDict()
+        self._elsewhere: set[str] = set()  # domains, as addresses had them, that were not ours
         self._found: dict[type[Record], OrderedDict[str, Record | None]] = {
             Customer: OrderedDict(),
             User: OrderedDict(),
@@ -118,7 +119,15 @@ class LmdbDirectory(BaseDirectory):
         resolved = self._resolved
         found = resolved.get(address)
         if found is None:
+            _, at, domain = address.rpartition("@")
+            if at and domain in self._elsewhere:  # whoever is there: the address need not be remembered
+                return lookup.REMOTE
             found = self._view(lambda view: lookup.resolve(view, self._locality, address))
+            if found is lookup.REMOTE:
+                if len(self._elsewhere) == REMEMBERED:
+                    self._elsewhere.clear()
+                self._elsewhere.add(domain)
+                return found
             resolved[address] = found
             if len(resolved) > REMEMBERED:
                 resolved.popitem(last=False)
@@ -160,6 +169,7 @@ class LmdbDirectory(BaseDirectory):
         if generation != self._generation:
             self._generation = generation
             self._resolved.clear()
+            self._elsewhere.clear()
             self._found[Customer].clear()
             self._found[User].clear()
 

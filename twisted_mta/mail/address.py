@@ -107,6 +107,7 @@ def _literal(domain: str) -> str:
         raise AddressError(Reply(501, "5.1.2", "The address literal is not well formed")) from None
 
 
+@functools.lru_cache(4096)
 def canonical(text: str) -> str:
     """``text`` as the one string by which the queue, the quotas and the logs know this address.
 
