@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import smtplib
 import stat
-import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,8 +13,9 @@ import pytest
 from tests.e2e.case import ANN, BEN, ServiceCase
 from tests.peers import peer_dir
 from tests.peers.clients import swaks
+from tests.peers.dovecot import DovecotService
 from tests.peers.postfix import Postfix
-from tests.peers.process import LOOPBACK, Daemon, free_port, require, require_root, wait_for, wait_for_banner
+from tests.peers.process import LOOPBACK, free_port, wait_for, wait_for_banner
 
 pytestmark = pytest.mark.peer
 
@@ -162,25 +162,17 @@ class PostfixTests(LmtpCase):
         self.assertTrue(self.mta.events("accept", client="unix"))
 
 
-class DovecotProxy(Daemon):
+class DovecotProxy(DovecotService):
     """Dovecot's LMTP server, which hands all mail on to ours."""
 
     name = "dovecot-lmtp"
 
     def __init__(self, target: int) -> None:
-        require_root("running Dovecot")
-        self._program = require("dovecot-lmtpd", "/usr/sbin/dovecot")
-        require("dovecot-lmtpd", "/usr/lib/dovecot/lmtp")
-        super().__init__()
+        super().__init__("dovecot-lmtpd", "/usr/lib/dovecot/lmtp")
         self.port = free_port()
-        self.config = self.folder / "dovecot.conf"
-        self.config.write_text(
-            textwrap.dedent(f"""\
-                base_dir = {self.folder}/run
-                state_dir = {self.folder}/state
-                log_path = /dev/stderr
+        self.configure(
+            f"""\
                 protocols = lmtp
-                ssl = no
                 lmtp_proxy = yes
                 mail_location = maildir:{self.folder}/home/%u
                 service lmtp {{
@@ -197,14 +189,9 @@ class DovecotProxy(Daemon):
                   driver = static
                   args = uid=65534 gid=65534 home={self.folder}/home/%u
                 }}
-                """)
+                """,
+            "home",
         )
-        for name in ("run", "state", "home"):
-            Path(self.folder / name).mkdir()
-
-    def argv(self) -> list[str]:
-        """See :class:`Daemon`."""
-        return [self._program, "-F", "-c", str(self.config)]
 
     def ready(self) -> None:
         """See :class:`Daemon`."""

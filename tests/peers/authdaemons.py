@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trustme
 
+from .dovecot import DovecotService
 from .process import LOOPBACK, Daemon, free_port, require, require_root, wait_for
 
 
@@ -23,7 +24,7 @@ def _connects(port: int) -> bool:
     return True
 
 
-class DovecotAuth(Daemon):
+class DovecotAuth(DovecotService):
     """Dovecot with nothing but its auth service; ``passwords`` are addresses and passwords, ``socket`` is its socket.
 
     The user "broken@demo.example" makes it answer that it has failed for now.
@@ -32,21 +33,14 @@ class DovecotAuth(Daemon):
     name = "dovecot-auth"
 
     def __init__(self, passwords: Mapping[str, str]) -> None:
-        require_root("running Dovecot")
-        self._program = require("dovecot-imapd", "/usr/sbin/dovecot")
-        super().__init__()
+        super().__init__("dovecot-imapd")
         self.socket = self.folder / "auth-client"
-        self.config = self.folder / "dovecot.conf"
         users = self.folder / "users"
         users.write_text("".join(f"{name}:{{PLAIN}}{password}\n" for name, password in passwords.items()))
         users.chmod(0o644)
-        self.config.write_text(
-            textwrap.dedent(f"""\
-                base_dir = {self.folder}/run
-                state_dir = {self.folder}/state
-                log_path = /dev/stderr
+        self.configure(
+            f"""\
                 protocols =
-                ssl = no
                 auth_mechanisms = plain login
                 auth_failure_delay = 0
                 service auth {{
@@ -58,14 +52,8 @@ class DovecotAuth(Daemon):
                   driver = passwd-file
                   args = {users}
                 }}
-                """)
+                """,
         )
-        for name in ("run", "state"):
-            Path(self.folder / name).mkdir()
-
-    def argv(self) -> list[str]:
-        """See :class:`Daemon`."""
-        return [self._program, "-F", "-c", str(self.config)]
 
     def ready(self) -> None:
         """See :class:`Daemon`."""

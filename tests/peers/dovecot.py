@@ -1,15 +1,42 @@
-"""Dovecot as an IMAP server over Maildirs that somebody else wrote."""
+"""Dovecot: what its services share, and the IMAP server over Maildirs that somebody else wrote."""
 
 from __future__ import annotations
 
 import imaplib
 import textwrap
-from pathlib import Path
 
 from .process import LOOPBACK, Daemon, free_port, require, require_root, wait_for
 
 
-class Dovecot(Daemon):
+class DovecotService(Daemon):
+    """Dovecot with one of its services alone.  ``package`` is Debian's, ``needs`` a program of it besides dovecot.
+
+    Its subclass calls :meth:`configure`.
+    """
+
+    def __init__(self, package: str, needs: str = "") -> None:
+        require_root("running Dovecot")
+        self._program = require(package, "/usr/sbin/dovecot")
+        if needs:
+            require(package, needs)
+        super().__init__()
+        self.config = self.folder / "dovecot.conf"
+
+    def configure(self, settings: str, *folders: str) -> None:
+        """Write the configuration: what all have, and ``settings``, which may be indented.  ``folders`` are made
+        for all to write into."""
+        for name in ("run", "state", *folders):
+            (self.folder / name).mkdir()
+            (self.folder / name).chmod(0o777 if name in folders else 0o755)
+        common = f"base_dir = {self.folder}/run\nstate_dir = {self.folder}/state\nlog_path = /dev/stderr\nssl = no\n"
+        self.config.write_text(common + textwrap.dedent(settings))
+
+    def argv(self) -> list[str]:
+        """See :class:`Daemon`."""
+        return [self._program, "-F", "-c", str(self.config)]
+
+
+class Dovecot(DovecotService):
     """Dovecot's IMAP server; ``mailbox`` is where a user's Maildir lies, with %d and %n for domain and user.
 
     Every user logs in with ``password``.  The Maildirs must belong to the uid given, which may not be root's.
@@ -18,21 +45,13 @@ class Dovecot(Daemon):
     name = "dovecot"
 
     def __init__(self, mailbox: str, *, uid: int, gid: int, password: str = "secret") -> None:
-        require_root("running Dovecot")
-        self._program = require("dovecot-imapd", "/usr/sbin/dovecot")
-        require("dovecot-imapd", "/usr/lib/dovecot/imap")
-        super().__init__()
+        super().__init__("dovecot-imapd", "/usr/lib/dovecot/imap")
         self.port = free_port()
         self.password = password
-        self.config = self.folder / "dovecot.conf"
-        self.config.write_text(
-            textwrap.dedent(f"""\
-                base_dir = {self.folder}/run
-                state_dir = {self.folder}/state
-                log_path = /dev/stderr
+        self.configure(
+            f"""\
                 protocols = imap
                 listen = {LOOPBACK}
-                ssl = no
                 disable_plaintext_auth = no
                 first_valid_uid = {uid}
                 mail_location = maildir:{mailbox}
@@ -52,15 +71,9 @@ class Dovecot(Daemon):
                   driver = static
                   args = uid={uid} gid={gid} home={self.folder}/home/%u
                 }}
-                """)
+                """,
+            "home",
         )
-        for name in ("run", "state", "home"):
-            Path(self.folder / name).mkdir()
-        Path(self.folder / "home").chmod(0o777)
-
-    def argv(self) -> list[str]:
-        """See :class:`Daemon`."""
-        return [self._program, "-F", "-c", str(self.config)]
 
     def _greets(self) -> bool:
         try:

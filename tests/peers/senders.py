@@ -23,8 +23,9 @@ import attrs
 from twisted_mta.wire.stuffing import stuff
 
 from .clients import curl_smtp, swaks
+from .dovecot import DovecotService
 from .postfix import Postfix
-from .process import LOOPBACK, Daemon, PeerFailed, free_port, peer_dir, require, require_root, wait_for_banner
+from .process import LOOPBACK, PeerFailed, free_port, peer_dir, require, require_root, wait_for_banner
 from .rawsmtp import RawSmtp
 from .unpacked import unpacked
 
@@ -298,28 +299,20 @@ def hand_in(client: RawSmtp, letter: Letter, parameters: str = "") -> str:
     return repr(said)
 
 
-class DovecotSubmission(Daemon):
+class DovecotSubmission(DovecotService):
     """Dovecot's submission server, which asks its clients for ``password`` and hands each command on to ``server``."""
 
     name = "dovecot-submission"
 
     def __init__(self, server: Server, password: str) -> None:
-        require_root("running Dovecot")
-        self._program = require("dovecot-submissiond", "/usr/sbin/dovecot")
-        require("dovecot-submissiond", "/usr/lib/dovecot/submission")
-        super().__init__()
+        super().__init__("dovecot-submissiond", "/usr/lib/dovecot/submission")
         self.port = free_port()
         self.password = password
-        self.config = self.folder / "dovecot.conf"
-        self.config.write_text(
-            textwrap.dedent(f"""\
-                base_dir = {self.folder}/run
-                state_dir = {self.folder}/state
-                log_path = /dev/stderr
+        self.configure(
+            f"""\
                 protocols = submission
                 listen = {LOOPBACK}
                 hostname = dovecot.test
-                ssl = no
                 ssl_client_ca_file = {server.ca}
                 disable_plaintext_auth = no
                 first_valid_uid = 1
@@ -343,15 +336,10 @@ class DovecotSubmission(Daemon):
                   driver = static
                   args = uid=nobody gid=nogroup home={self.folder}/home/%u
                 }}
-                """)
+                """,
+            "home",
+            "mail",
         )
-        for name in ("run", "state", "home", "mail"):
-            (self.folder / name).mkdir()
-            (self.folder / name).chmod(0o777)
-
-    def argv(self) -> list[str]:
-        """See :class:`Daemon`."""
-        return [self._program, "-F", "-c", str(self.config)]
 
     def ready(self) -> None:
         """See :class:`Daemon`."""
