@@ -281,6 +281,21 @@ class CacheTests(Case):
             self.fails(resolver.mx("d.example"), DnsNoName)
             self.assertEqual(len(wire.asked), asked)
 
+    def test_what_is_kept_does_not_grow_with_each_who_asks(self) -> None:
+        """An exception that is raised again holds the frames of each that raised it, and all that was theirs."""
+        wire = Wire(one=[answer(rcode=dns.rcode.NXDOMAIN, authority=SOA)])
+        resolver = self.resolver(wire)
+        told = set()
+        for ask in (resolver.mx, resolver.addresses, resolver.texts):
+            for _ in range(5):
+                self.fails(ask("d.example"), DnsNoName)
+        for kept in resolver._cache.values():
+            assert kept.error is not None
+            self.assertIsNone(kept.error.__traceback__)
+            told.add(str(kept.error))
+            self.assertEqual((type(kept.error.anew()), str(kept.error.anew())), (DnsNoName, str(kept.error)))
+        self.assertEqual(told, {"550 5.1.2 d.example: the domain does not exist"})
+
     def test_failure_is_kept_shortly(self) -> None:
         wire = Wire()
         resolver = self.resolver(wire, attempts=1)

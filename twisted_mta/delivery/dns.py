@@ -166,7 +166,7 @@ class Resolver:
         if isinstance(answer.error, DnsNoData):
             return ()
         if answer.error is not None:
-            raise answer.error
+            raise answer.error.anew()
         return [Mx(record.preference, _text(record.exchange), answer.authentic) for record in answer.records]
 
     async def addresses(self, name: str) -> Sequence[str]:
@@ -184,7 +184,7 @@ class Resolver:
             if answer.error is None:
                 found.extend(record.address for record in answer.records)
             else:
-                errors.append(answer.error)
+                errors.append(answer.error.anew())
         if found:
             return found
         for kind in (DnsTemporary, DnsNoData):  # a name that has any record exists
@@ -212,7 +212,7 @@ class Resolver:
         key = _key(name)
         answer = self._fresh(key, kind) or await self._find(key, kind)
         if answer.error is not None:
-            raise answer.error
+            raise answer.error.anew()
         return answer.records
 
     def _fresh(self, name: str, kind: str) -> _Cached | None:

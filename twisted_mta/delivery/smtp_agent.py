@@ -4,7 +4,7 @@ Source: RFC 5321 §5.1 (which hosts, in which order), §4.5.4.1 (what to do afte
 TLS), RFC 2033 (LMTP), RFC 8689 §4.2 (REQUIRETLS), RFC 6152 §3 and RFC 3030 §3 (content that a server does not take).
 
 Where a connection is lost between the final dot and its answer, the message is deferred with 4.4.2 and may arrive
-twice: nobody but the server knows whether it has it, and losing it would be worse (RFC 5321 §4.5.3.2.6).
+twice: nobody but the server knows whether it has it, and losing it would be worse (RFC 1047, RFC 5321 §4.5.3.2.6).
 """
 
 from __future__ import annotations

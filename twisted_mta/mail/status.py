@@ -5,6 +5,8 @@ Source: RFC 5321 §4.2 (reply codes), RFC 3463 (enhanced status codes), RFC 2034
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 
 
@@ -62,6 +64,13 @@ class MailError(Exception):
     def temporary(self) -> bool:
         """Whether trying again later may help."""
         return self.reply.temporary
+
+    def anew(self) -> Self:
+        """The same, to be raised where this one is kept: each raise adds frames to an exception, with all they know."""
+        other = type(self).__new__(type(self))
+        Exception.__init__(other, *self.args)
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)} | {

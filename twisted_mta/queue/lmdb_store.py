@@ -163,7 +163,7 @@ class LmdbStore:
         if self._disk.low:
             raise disk_full()
         if self._writer.broken is not None:
-            raise self._writer.broken
+            raise self._writer.broken.anew()
         return Incoming(self.new_id(), self._owner, self._writer)
 
     def problem(self) -> str:
