@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,7 +17,7 @@ from twisted.python.failure import Failure
 
 from ..config.settings import Settings
 from ..mail.envelope import Body, Handling, Message, Recipient, RequireTls, Return
-from ..mail.events import Accepted, EventSink, Routed
+from ..mail.events import EventSink, Routed
 from ..mail.header import Head, date, field, tls_wish
 from ..mail.status import MailError, Reply, printable
 from ..policy.interfaces import Peer, Transaction
@@ -36,6 +35,7 @@ from ..queue.interfaces import (
 )
 from ..runtime.coroutines import run
 from ..wire.stuffing import is_plain
+from . import telling
 from .individually import unroutable, without
 from .runs import QueueRuns
 from .trace import protocol, received
@@ -319,35 +319,7 @@ class Inbound:
             handling=handling,
             plain=plain,
         )
-        accepted = Accepted(
-            time=now,
-            id=message.id,
-            session=peer.session,
-            client=peer.address,
-            listener=peer.listener,
-            helo=peer.helo,
-            protocol=message.protocol,
-            sender=message.sender,
-            recipients=tuple([recipient.address for recipient in recipients]),
-            size=message.size,
-            seconds=max(0.0, now - transaction.started),
-            user=message.user,
-            customer=message.customer,
-            message_id=message.message_id,
-            tls=peer.tls,
-            mechanism=peer.mechanism,
-            hostname=peer.hostname,
-            requiretls=requiretls,
-            certificate=peer.certificate.fingerprint if peer.certificate is not None else "",
-        )
-        if handling is not None:
-            accepted = msgspec.structs.replace(
-                accepted,
-                release=release,
-                deliver_by=handling.deliver_by,
-                by_mode=handling.by_mode,
-                priority=handling.priority,
-            )
+        accepted = telling.accepted(peer, transaction, message, recipients, release)
         routed = Routed(
             time=now,
             id=message.id,
@@ -377,19 +349,19 @@ class Inbound:
         await incoming.commit(new)
         reception.events(accepted)
         reception.events(routed)
-        if release:
-            pass  # the scheduler finds it when it is due
-        elif armed is None:
-            try:
-                reception.scheduler.announce(new)
-            except Exception:  # it is found all the same, if later
-                _log.failure("{id} could not be announced", id=message.id)
-        else:
-            try:
-                reception.scheduler.offer(new, content)
-            except Exception:  # the message is safe, and due again in a while
-                _log.failure("The scheduler did not take {id}", id=message.id)
+        self._hand_over(new, content, later=bool(release))
         return Reply(250, "2.0.0", f"queued as {message.id}")
+
+    def _hand_over(self, new: NewMessage, content: bytes | None, later: bool) -> None:
+        """Tell the scheduler of what is stored; it finds by itself what is due ``later``, and all else if need be."""
+        scheduler = self._reception.scheduler
+        try:
+            if new.armed:
+                scheduler.offer(new, content)
+            elif not later:
+                scheduler.announce(new)
+        except Exception:  # the message is safe, and due again in a while
+            _log.failure("The scheduler did not take {id}", id=new.message.id)
 
 
 def _recipients(transaction: Transaction) -> tuple[Recipient, ...]:

@@ -1,14 +1,17 @@
-"""The events of a session."""
+"""The events of a session, and of a message that it brings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 from twisted.python.failure import Failure
 
-from ..mail.events import Connected, Disconnected, Rejected, TlsFailed
+from ..mail.envelope import Message, Recipient
+from ..mail.events import Accepted, Connected, Disconnected, Rejected, TlsFailed
 from ..mail.status import Reply, printable
+from ..policy.interfaces import Peer, Transaction
 from ..wire import commands as c
 
 if TYPE_CHECKING:
@@ -41,6 +44,43 @@ def connected(server: MtaServer) -> None:
             proxy=peer.proxy,
             here=peer.here,
         )
+    )
+
+
+def accepted(
+    peer: Peer, transaction: Transaction, message: Message, recipients: Sequence[Recipient], release: float
+) -> Accepted:
+    """A message that is about to be stored for ``recipients``; ``release``: until when it is held back, 0 if not."""
+    told = Accepted(
+        time=message.arrived,
+        id=message.id,
+        session=peer.session,
+        client=peer.address,
+        listener=peer.listener,
+        helo=peer.helo,
+        protocol=message.protocol,
+        sender=message.sender,
+        recipients=tuple([recipient.address for recipient in recipients]),
+        size=message.size,
+        seconds=max(0.0, message.arrived - transaction.started),
+        user=message.user,
+        customer=message.customer,
+        message_id=message.message_id,
+        tls=peer.tls,
+        mechanism=peer.mechanism,
+        hostname=peer.hostname,
+        requiretls=message.requiretls,
+        certificate=peer.certificate.fingerprint if peer.certificate is not None else "",
+    )
+    handling = message.handling
+    if handling is None:
+        return told
+    return msgspec.structs.replace(
+        told,
+        release=release,
+        deliver_by=handling.deliver_by,
+        by_mode=handling.by_mode,
+        priority=handling.priority,
     )
 
 
