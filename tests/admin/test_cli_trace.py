@@ -165,7 +165,20 @@ Recipients
         id_, _ = self.fill()
         self.assertEqual(self.json("trace", "<1@acme.example>")["id"], id_)
         self.assertEqual(self.json("trace", "1@acme.example")["id"], id_)
-        self.error("trace", "<2@acme.example>", code=3)
+        self.assertEqual(
+            self.error("trace", "<2@acme.example>", code=3),
+            "mta: no message came with the Message-ID <2@acme.example>, "
+            "or it is gone for longer than 7d (queue.history)\n",
+        )
+
+    def test_message_id_of_what_has_left(self) -> None:
+        """One that was handed in twice is told twice, the older first."""
+        store = self.store()
+        first, second = (self.put(store, {"smtp:a.example": ("x@a.example",)}, age=age) for age in (60, 30))
+        self.shut(store)
+        self.run_mta("queue", "remove", first.id)
+        told = self.json("trace", "<1@acme.example>")
+        self.assertEqual([(one["id"], one["in_queue"]) for one in told], [(first.id, False), (second.id, True)])
 
     def test_unknown(self) -> None:
         self.fill()

@@ -302,6 +302,13 @@ class IMessageStore(Interface):
     def history(id: str) -> list[HistoryEvent]:
         """What became of a message, oldest first; kept for ``queue.history`` after it left."""
 
+    def recall(message_id: str, before: str, limit: int) -> tuple[list[str], str]:
+        """The ids of messages that came with this Message-ID (in angle brackets), in the queue or gone, newest first.
+
+        Looks through about ``limit`` entries of the history of messages older than the id ``before`` ("": of all), and
+        answers with the id to go on from, "" at the end.
+        """
+
     def tell(events: Iterable[HistoryEvent]) -> None:
         """Add to the history, synced with whatever is committed next."""
 

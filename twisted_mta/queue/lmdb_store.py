@@ -288,6 +288,10 @@ class LmdbStore:
             raise stopping()
         return self._reader.stats()
 
+    def recall(self, message_id: str, before: str, limit: int) -> tuple[list[str], str]:
+        """The ids of messages that came with this Message-ID."""
+        return self._reader.recall(message_id, before, limit)
+
     def history(self, id: str) -> list[HistoryEvent]:  # noqa: A002
         """What became of a message."""
         waiting = [event for events in self._told.values() for event in events if event.id == id]

@@ -36,7 +36,19 @@ from .interfaces import (
 from .pending import operator_event
 from .quota import Counters
 from .records import destination_key, safe_id_key
-from .rules import ACTIONS, acted, chunks, deliveries_of, joined, matches, never_busy, remaining, split_after, stopping
+from .rules import (
+    ACTIONS,
+    acted,
+    came_with,
+    chunks,
+    deliveries_of,
+    joined,
+    matches,
+    never_busy,
+    remaining,
+    split_after,
+    stopping,
+)
 
 replace = msgspec.structs.replace
 
@@ -322,6 +334,13 @@ class MemoryStore:
         )
 
     # On record
+
+    def recall(self, message_id: str, before: str, limit: int) -> tuple[list[str], str]:
+        """The ids of messages that came with this Message-ID."""
+        known = [mid for mid in sorted(self._history, reverse=True) if not before or mid < before]
+        looked = known[:limit]
+        found = [mid for mid in looked if came_with(self._history[mid], message_id)]
+        return found, looked[-1] if len(known) > limit else ""
 
     def history(self, id: str) -> list[HistoryEvent]:  # noqa: A002
         """What became of a message."""

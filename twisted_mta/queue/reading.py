@@ -8,6 +8,7 @@ from time import monotonic, sleep
 
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
+from ..mail.ids import ID_BYTES, key_id
 from .environment import Disk, Environment, Tables, Txn
 from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Removal, Usage
 from .pending import Removals, all_removals, removals_in
@@ -33,6 +34,7 @@ from .records import (
     time_key,
     usage_key,
 )
+from .rules import came_with
 from .searching import Search, prefixed, totals_of
 
 PASSED = 20_000
@@ -193,6 +195,26 @@ class Reader:
             return decode_message(raw) if raw is not None else None
 
         return [it for it in found if removals.of(key, it, message) is None]
+
+    def recall(self, message_id: str, before: str, limit: int) -> tuple[list[str], str]:
+        """The ids of messages that came with this Message-ID.  Only rows that have its octets are decoded."""
+        words = message_id.encode()
+        found: list[str] = []
+        key, looked, rest = safe_id_key(before), 0, b""
+        with self._environment.read() as txn, txn.cursor(self._tables.history) as cursor:
+            more = cursor.prev() if key is not None and cursor.set_range(key) else cursor.last()
+            while more:
+                place, raw = cursor.item()
+                mid = place[:ID_BYTES]
+                if key is not None and looked >= limit and mid != key:
+                    return found, key_id(key)
+                key, looked, rest = mid, looked + 1, raw + rest
+                if len(place) == STORY_BYTES:  # the first piece, which comes last
+                    if words in rest and came_with(decode_history(rest), message_id):
+                        found.append(key_id(mid))
+                    rest = b""
+                more = cursor.prev()
+        return found, ""
 
     def history(self, mid: str) -> list[HistoryEvent]:
         """What became of a message."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ..mail.envelope import Delivery, Message, Recipient
+from ..mail.events import Accepted, HistoryEvent
 from ..mail.ids import ID_CHARS
 from ..mail.status import Reply
 from .interfaces import CHUNK, NewDelivery, NewMessage, QueueFilter, Settlement, StoreUnavailable
@@ -150,6 +151,11 @@ def acted(delivery: Delivery, action: str, now: float) -> Delivery | None:
         late = delivery.next_attempt <= now or delivery.owner or delivery.state == "held" or delivery.put_off(now)
         return delivery if late else replace(delivery, next_attempt=now)
     raise ValueError(f"no such action: {action!r}")
+
+
+def came_with(story: Iterable[HistoryEvent], message_id: str) -> bool:
+    """Whether a reception among these events had this Message-ID."""
+    return any(isinstance(event, Accepted) and event.message_id == message_id for event in story)
 
 
 def matches(match: QueueFilter, message: Message, delivery: Delivery, now: float) -> bool:

@@ -15,7 +15,7 @@ from tests.queue.samples import (
     settlement,
 )
 from twisted_mta.mail.envelope import Handling, Lane
-from twisted_mta.mail.events import Done, Operator, Routed
+from twisted_mta.mail.events import Accepted, Done, Operator, Routed
 from twisted_mta.queue.interfaces import (
     CHUNK,
     Page,
@@ -234,6 +234,34 @@ class Operators(StoreCase):
         self.assertEqual(await found("greylisted"), [])
 
     # On record
+
+    async def test_recall(self) -> None:
+        """Messages by their Message-ID, in the queue and gone, however few entries are looked at in one go."""
+        mids = []
+        for number in range(6):
+            mid = await send(self.store)
+            mids.append(mid)
+            words = "<one@acme.example>" if number % 2 else "<two@acme.example>"
+            to = tuple(f"recipient-{n}@remote.example" for n in range(500 if number == 1 else 1))  # more than a page
+            came = Accepted(
+                time=NOON, id=mid, session="s", client="192.0.2.7", listener="mx", helo="h", protocol="ESMTP",
+                sender="a@acme.example", recipients=to, size=20, message_id=words,
+            )  # fmt: skip
+            other = Routed(time=NOON, id=mid, destinations={DESTINATION: ("<one@acme.example>",)})
+            self.store.tell([came, other])
+        gone = mids[3]
+        await self.store.act("remove", [(gone, DESTINATION)], "root", NOON)
+        self.assertIsNone(self.store.message(gone))
+        for limit in (1, 2, 5, 1000):
+            found, before = self.store.recall("<one@acme.example>", "", limit)
+            looks = 1
+            while before:
+                more, before = self.store.recall("<one@acme.example>", before, limit)
+                found += more
+                looks += 1
+            self.assertEqual(found, [mids[5], mids[3], mids[1]])
+            self.assertEqual(looks > 1, limit < 6)
+        self.assertEqual(self.store.recall("<three@acme.example>", "", 1000), ([], ""))
 
     async def test_told_events_are_in_the_history(self) -> None:
         mid = await send(self.store)

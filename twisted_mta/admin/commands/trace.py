@@ -8,16 +8,16 @@ import click
 import msgspec
 
 from ...config.units import format_duration
-from ...queue.interfaces import IMessageStore, QueueFilter
+from ...queue.interfaces import IMessageStore
 from ..base import Command, pass_context
 from ..context import Context, NotFound
 from ..describe import message_value
-from ..selection import check_id, walk
+from ..selection import check_id
 from ..story import Story
 from ..timeline import render
 
-_SCAN = 100_000
-"""Deliveries looked through for a Message-ID."""
+_ROWS = 20_000
+"""Entries of the history looked through at once: the store keeps what was freed meanwhile for whoever looks."""
 
 
 @click.command(cls=Command)
@@ -27,10 +27,11 @@ def trace(context: Context, id_: str) -> None:
     """Tell the whole story of a message: how it came, and what became of each recipient.
 
     ID is the one in the log and in "250 2.0.0 queued as ID". Messages that have left are known for as long as
-    queue.history says. A Message-ID in angle brackets, '<…@…>', finds what is still in the queue.
+    queue.history says. A Message-ID from a header, '<…@…>', does as well, of all that came with it; the whole
+    history is looked through for it, about a million entries in a second or two.
     """
     store = context.store()
-    wanted = _by_message_id(store, id_.strip()) if "@" in id_ else [check_id(id_)]
+    wanted = _by_message_id(context, store, id_.strip()) if "@" in id_ else [check_id(id_)]
     stories = [_known(context, store, one) for one in wanted]
     if context.json:
         values = [_value(story) for story in stories]
@@ -61,14 +62,18 @@ def _known(context: Context, store: IMessageStore, id_: str) -> Story:
     raise NotFound(f"{id_} is not known: never here, or gone for longer than {kept} (queue.history)")
 
 
-def _by_message_id(store: IMessageStore, text: str) -> list[str]:
+def _by_message_id(context: Context, store: IMessageStore, text: str) -> list[str]:
     wanted = text if text.startswith("<") else f"<{text}>"
-    found = dict.fromkeys(
-        message.id for message, _ in walk(store, QueueFilter(), limit=_SCAN) if message.message_id == wanted
-    )
+    found, before = store.recall(wanted, "", _ROWS)
+    while before:
+        more, before = store.recall(wanted, before, _ROWS)
+        found += more
     if not found:
-        raise NotFound(f"no message in the queue has the Message-ID {wanted}; the log has the ids of those that left")
-    return list(found)
+        kept = format_duration(context.settings.queue.history)
+        raise NotFound(
+            f"no message came with the Message-ID {wanted}, or it is gone for longer than {kept} (queue.history)"
+        )
+    return found[::-1]
 
 
 def _value(story: Story) -> dict[str, Any]:
