@@ -93,8 +93,8 @@ class WaitingLane:
         self.destination = destination
         self.customer = customer
         self.priority = priority
-        self.fresh: deque[Entry] = deque()
-        self.claimed: deque[Entry] = deque()
+        self.fresh: deque[Entry] | tuple[()] = ()  # an empty deque takes 760 octets, and there may be 20,000 lanes
+        self.claimed: deque[Entry] | tuple[()] = ()
         self.due = False
         self.claiming = False
         self.queued = False
@@ -118,9 +118,11 @@ class WaitingLane:
     def push(self, entry: Entry) -> None:
         """An entry waits here from now on.  Whoever claimed it has counted it already."""
         if entry.fresh:
+            self.fresh = self.fresh or deque()
             self.fresh.append(entry)
             self.destination.fresh += 1
         else:
+            self.claimed = self.claimed or deque()
             self.claimed.append(entry)
 
     def pop(self) -> Entry | None:
@@ -128,12 +130,16 @@ class WaitingLane:
         if self.fresh and (self._fresh_next or not self.claimed):
             self._fresh_next = False
             self.destination.fresh -= 1
-            return self.fresh.popleft()
+            entry = self.fresh.popleft()
+            self.fresh = self.fresh or ()
+            return entry
         self._fresh_next = True
         if not self.claimed:
             return None
         self.destination.claimed -= 1
-        return self.claimed.popleft()
+        entry = self.claimed.popleft()
+        self.claimed = self.claimed or ()
+        return entry
 
     def drain(self) -> list[Entry]:
         """All entries, which leave."""

@@ -74,25 +74,31 @@ class LaneQueue:
     __slots__ = ("_ranks",)
 
     def __init__(self) -> None:
-        self._ranks: Ranks[deque[WaitingLane]] = Ranks(deque)
+        # There are two of these for each of thousands of destinations, and in nearly all of them nobody waits.
+        self._ranks: Ranks[deque[WaitingLane]] | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._ranks)
+        return self._ranks is not None and bool(self._ranks)
 
     def push(self, lane: WaitingLane) -> None:
         """A lane takes its place at the end of those of its priority."""
+        if self._ranks is None:
+            self._ranks = Ranks(deque)
         self._ranks.level(lane.priority).append(lane)
 
     def pop(self) -> WaitingLane:
         """The lane whose turn it is.  Raises IndexError where none waits."""
-        for lanes in self._ranks.order():
-            if lanes:
-                return lanes.popleft()
+        ranks = self._ranks
+        if ranks is not None:
+            for lanes in ranks.order():
+                if lanes:
+                    lane = lanes.popleft()
+                    if not (lanes or ranks.others):  # else it knows whose turn is next
+                        self._ranks = None
+                    return lane
         raise IndexError("no lane waits")
 
     def drain(self) -> list[WaitingLane]:
         """All of them, which leave."""
-        found = [lane for lanes in self._ranks.all() for lane in lanes]
-        for lanes in self._ranks.all():
-            lanes.clear()
-        return found
+        ranks, self._ranks = self._ranks, None
+        return [] if ranks is None else [lane for lanes in ranks.all() for lane in lanes]
