@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import lmdb
@@ -14,8 +15,12 @@ import msgspec
 from tests.admin.case import CONTENT, CliCase
 from twisted_mta.admin.context import result
 from twisted_mta.mail.envelope import Handling, Message, Recipient
+from twisted_mta.mail.ids import id_key
 from twisted_mta.queue.access import InUse
+from twisted_mta.queue.damage import Damaged
 from twisted_mta.queue.interfaces import CHUNK, NewDelivery, NewMessage, QueueFilter
+from twisted_mta.queue.reading import Reader
+from twisted_mta.queue.searching import Search
 
 BOB, EVE = "bob@one.example", "eve@two.example"
 
@@ -121,6 +126,60 @@ class _InAnotherProcess:
 
     def close(self) -> None:
         pass
+
+
+class DamageTests(FilesCase):
+    """A queue of which something can't be read."""
+
+    def damage(self) -> None:
+        store = self.store()
+        environment = store._environment
+        assert environment is not None
+        with environment.begin() as txn:
+            txn.put(id_key(self.first.id), b"\xc1", db=environment.tables.message)
+        self.shut(store)
+
+    def test_a_message_that_cannot_be_read(self) -> None:
+        """The others are listed and exported, and each command says which is missing, or why it can't."""
+        self.damage()
+        listed = self.run_mta("queue", "list")
+        self.assertIn(self.second.id, listed.stdout)
+        self.assertIn(f"{self.first.id} is passed, for it can't be read; mta queue verify", listed.stderr)
+        for command in ("show", "cat"):
+            words = self.error("queue", command, self.first.id, code=1)
+            self.assertIn("the queue's file is damaged", words)
+            self.assertIn("mta queue verify", words)
+        folder = self.base / "files"
+        self.assertIn(f"{self.first.id} is passed", self.run_mta("queue", "export", str(folder)).stderr)
+        self.assertEqual({path.stem for path in folder.iterdir()}, {self.second.id})
+        found = self.json("queue", "verify", code=1)["discrepancies"]
+        self.assertIn(f"message {self.first.id} can't be read", found[0])
+        self.run_mta("queue", "verify", "--repair")
+        self.assertEqual(self.out("queue", "verify"), ["The queue is in order."])
+        self.assertIn(self.first.id, " ".join(self.out("queue", "list", "--state", "held")))
+
+    def test_a_page_that_cannot_be_read(self) -> None:
+        """Export writes what can be, and names what can't."""
+        walk, damage = Search.page, Damaged("MDB_CORRUPTED: Located page was wrong type")
+        self.patch(Search, "page", lambda *args: _raise(damage))
+        read = Reader.chunk
+
+        def chunk(reader: Reader, mid: str, number: int) -> bytes:
+            return _raise(damage) if mid == self.first.id else read(reader, mid, number)
+
+        self.patch(Reader, "chunk", chunk)
+        folder = self.base / "files"
+        done = self.run_mta("queue", "export", str(folder), code=1)
+        self.assertIn("the queue's file is damaged (MDB_CORRUPTED", done.stderr)
+        self.assertIn(f"1 message can't be read: {self.first.id}", done.stdout)
+        self.assertEqual({path.name for path in folder.iterdir()}, {f"{self.second.id}.{it}" for it in ("eml", "json")})
+        self.assertIn("without filters", self.error("queue", "export", str(folder), "--sender", "x@y.example", code=1))
+        self.assertIn("mta queue export DIR", self.error("queue", "list", code=1))
+        self.patch(Search, "page", walk)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 class ExportTests(FilesCase):

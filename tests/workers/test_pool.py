@@ -135,7 +135,7 @@ class Deaths(PoolCase):
         events: list[Any] = []
         self.pool.events = events.append  # type: ignore[method-assign, assignment]
         self.clock.advance(1)
-        first.answer(c.Ping, {"report": c.Report(trouble="the disk failed")})
+        first.answer(c.Ping, {"report": c.Report(trouble="the disk failed", lost=True)})
         second.answer(c.Ping, {"report": c.Report()})
         self.assertEqual((first.killed, second.killed), (True, False))
         first.die()

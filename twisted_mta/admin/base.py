@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .context import EXIT_CODES, Context
+from .context import EXIT_CODES, Context, in_words
 
 _SENTENCE = 500
 """Letters, more than any first sentence of a help has."""
@@ -51,6 +51,13 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += common_options()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; a queue that is damaged is told in words, wherever that shows."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            raise in_words(error) from error.__cause__
 
 
 class Group(click.Group):

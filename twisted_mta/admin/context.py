@@ -256,6 +256,9 @@ class Context:
             cause = error.__cause__ or error
             if "ermission denied" in f"{error} {cause}":
                 raise self._denied(self.state_dir) from None
+            told = in_words(error)
+            if told is not error:
+                raise told from None
             kind = Unavailable if isinstance(error, (MailError, OSError)) else CommandError
             words = str(error)
             raise kind(words if str(cause) in words else f"{words} ({cause})") from None
@@ -302,6 +305,13 @@ class Context:
             self.answer(value)
         else:
             self.print(lines())
+
+
+def in_words(error: Exception) -> Exception:
+    """What is to be raised in place of an error: that the queue is damaged, and what to do; or the error itself."""
+    from ..queue.damage import Damaged, words
+
+    return CommandError(words(error.how)) if isinstance(error, Damaged) else error
 
 
 def confirm(question: str, yes: bool) -> None:

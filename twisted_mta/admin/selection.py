@@ -111,6 +111,8 @@ def walk(
     left = limit
     while left is None or left > 0:
         page = result(store.page(match, after, PAGE if left is None else min(PAGE, left)))
+        for name in page.damaged:
+            click.echo(f"mta: {name} is passed, for it can't be read; mta queue verify tells more", err=True)
         yield from page.found
         if not page.more:
             return

@@ -9,15 +9,16 @@ fifty messages of one customer cost one write of his record.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from ..mail.envelope import Delivery, Message
 from ..mail.events import AnyEvent, Done, HistoryEvent
-from ..mail.ids import ID_BYTES, id_key
+from ..mail.ids import ID_BYTES, id_key, key_id
+from . import damage
 from .environment import Db, Tables, Txn
 from .pending import Removals, operator_event, removals_in, write
 from .pieces import PIECE, Row, in_pieces
@@ -56,6 +57,8 @@ from .terms import normal, reason_key
 
 FEW_CHUNKS = 16
 """Content of so many chunks is removed with its message; that of larger ones in slices afterwards."""
+
+_T = TypeVar("_T")
 
 _KEY = itemgetter(0)
 _BEHIND = HELD + b"\xff" * ID_BYTES
@@ -145,7 +148,8 @@ class Batch:
         totals = self._totals
         if totals is None:
             raw = self.txn.get(META_TOTALS, db=self._tables.meta)
-            totals = self._totals = decode_totals(raw) if raw is not None else Totals()
+            totals = self._decoded(decode_totals, raw, "the queue's counters") or Totals()
+            self._totals = totals
         return totals
 
     @property
@@ -167,7 +171,8 @@ class Batch:
         counters = self._usage.get(customer)
         if counters is None:
             raw = self.txn.get(usage_key(customer), db=self._tables.usage)
-            counters = self._usage[customer] = decode_counters(raw) if raw is not None else Counters(customer)
+            counters = self._decoded(decode_counters, raw, f"the counters of {customer}") or Counters(customer)
+            self._usage[customer] = counters
         return counters
 
     def lane(self, destination: str, customer: str, priority: int) -> _Lane:
@@ -176,9 +181,21 @@ class Batch:
         lane = self._lanes.get(key)
         if lane is None:
             raw = self.txn.get(key, db=self._tables.lanes)
-            row = decode_lane(raw) if raw is not None else LaneRow(destination, customer, priority=priority)
+            found = self._decoded(decode_lane, raw, f"the counters of {destination} for {customer or 'nobody'}")
+            row = found or LaneRow(destination, customer, priority=priority)
             lane = self._lanes[key] = _Lane(row, raw is not None)
+            lane.look = raw is not None and found is None
         return lane
+
+    def _decoded(self, decode: Callable[[bytes], _T], raw: bytes | None, what: str) -> _T | None:
+        """A row that counts, None where it is damaged: then it is counted anew from nothing, and to be mended."""
+        if raw is None:
+            return None
+        try:
+            return decode(raw)
+        except damage.ROWS as error:
+            self.events.append(damage.event(self.now, f"{what} begin anew: {error}"))
+            return None
 
     def look(self, destination: str, customer: str, priority: int) -> None:
         """Have the lane's entry in ``wake`` made anew from its deliveries."""
@@ -213,7 +230,12 @@ class Batch:
         raw = txn.pop(mid, db=tables.message)
         if raw is None:
             return
-        message = decode_message(raw)
+        try:
+            message = decode_message(raw)
+        except damage.ROWS as error:
+            self.events.append(damage.event(self.now, f"{key_id(mid)} has left, and can't be read: {error}"))
+            self.trash(mid)
+            return
         self._drop(mid, message)
         self.done(mid, message)
 
@@ -273,7 +295,12 @@ class Batch:
         """The delivery that stands under a key of ``owned``, with its message's key.  What leads to none is removed."""
         there, mid = owned_delivery(key), owned_delivery(key)[:ID_BYTES]
         raw = self.txn.get(there, db=self._tables.delivery)
-        delivery = decode_delivery(raw) if raw is not None else None
+        try:
+            delivery = decode_delivery(raw) if raw is not None else None
+        except damage.ROWS as error:
+            delivery = None
+            how = f"{key_id(mid)} can't be read, and is not delivered: {error}"
+            self.events.append(damage.event(self.now, how))
         if delivery is not None and delivery.owner and owned_key(delivery, mid) == key:
             return mid, None if self._is_removed(mid, delivery) else delivery
         self.txn.delete(key, db=self._tables.owned)

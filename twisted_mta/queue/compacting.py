@@ -18,7 +18,7 @@ import lmdb
 import msgspec
 
 from .access import alone, opening
-from .copying import COPY, DATA, MAX_READERS, UNWRITTEN, lacks, sync
+from .copying import COPY, DATA, MAX_READERS, is_whole, lacks, sync
 
 STEPS = ("begun", "copied", "synced", "compared", "renamed", "done")
 """What is told of the way."""
@@ -131,9 +131,8 @@ def _opened(folder: Path, *, readonly: bool = False, lock: bool = True) -> Itera
     except lmdb.Error as error:
         raise _os_error(error, f"{folder} can't be opened") from error
     try:
-        missing = lacks(env, folder / DATA)
-        if missing > UNWRITTEN:  # to touch a page that the file does not have ends the process
-            raise OSError(f"{folder / DATA} is damaged: it lacks {missing} octets")
+        if not is_whole(env, folder / DATA):
+            raise OSError(f"{folder / DATA} is damaged: it lacks {lacks(env, folder / DATA)} octets")
         yield env
     finally:
         env.close()

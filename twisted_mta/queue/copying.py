@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import lmdb
 
 from .access import opening
+from .freelist import free_pages
 
 DATA = "data.mdb"
 
@@ -16,8 +18,8 @@ COPY = "data.mdb.compact"
 
 MAX_READERS = 512
 
-UNWRITTEN = 1 << 20
-"""Octets that a sound file may be shorter than the pages it has given out."""
+LOOKS = 5
+"""How often a file that others may be writing to is looked at before it is held to be damaged."""
 
 
 def copy_environment(source: Path, target: Path) -> int:
@@ -54,6 +56,23 @@ def lacks(env: lmdb.Environment, data: Path) -> int:
     """Octets by which the file is shorter than the pages that it has given out, if it is."""
     needed = used(env)  # looked up before the size: another process may be adding to both
     return max(0, needed - data.stat().st_size)
+
+
+def is_whole(env: lmdb.Environment, data: Path) -> bool:
+    """Whether the file has all pages that are in use: to touch one that it does not have ends the process.
+
+    LMDB itself leaves the last pages unwritten where they were given and taken back in one transaction.
+    """
+    size = int(env.stat()["psize"])
+    for _ in range(LOOKS):
+        missing = lacks(env, data)
+        if not missing:
+            return True
+        last = int(env.info()["last_pgno"])
+        with contextlib.suppress(ValueError):
+            if free_pages(data, size).issuperset(range(last + 1 - -(-missing // size), last + 1)):
+                return True
+    return False
 
 
 def sync(path: Path) -> None:

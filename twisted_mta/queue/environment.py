@@ -20,11 +20,11 @@ import lmdb
 
 from ..mail.events import EventSink, Service
 from ..mail.status import Reply
-from . import schema
+from . import damage, schema
 from .access import opening
-from .copying import COPY, DATA, MAX_READERS, UNWRITTEN, lacks, sync, used
+from .copying import COPY, DATA, MAX_READERS, is_whole, lacks, sync, used
 from .interfaces import StoreUnavailable
-from .owners import Owners
+from .owners import OWNERS, Owners
 from .records import META_SCHEMA, TABLES
 from .rules import disk_full, unavailable
 
@@ -124,8 +124,7 @@ class Environment:
         try:
             _make_folder(self.path)
             data = self.path / DATA
-            if data.exists() and 0 < data.stat().st_size < 2 * _PAGE:
-                raise _damaged(self.path, "it is cut short")
+            _check_size(self.path, data)
             with opening(self.path):
                 data.resolve().with_name(COPY).unlink(missing_ok=True)
                 return lmdb.open(
@@ -142,17 +141,15 @@ class Environment:
             raise _cannot_open(self.path, error) from error
 
     def _check_length(self) -> None:
-        """Touching a page of the map that the file does not have ends the process: see that it has them all.
-
-        LMDB itself may leave the last pages unwritten, when they were given and taken back in one transaction.
-        """
+        """What the file lacks of the map without need is made good, lest touching it end the process."""
         data = self.path / DATA
         missing = lacks(self._env, data)
-        if missing > UNWRITTEN:
+        if not missing:
+            return
+        if not is_whole(self._env, data):
             raise _damaged(self.path, f"it lacks {missing} octets")
-        if missing > 0:
-            with data.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), self.map_used - _PAGE, _PAGE)  # never makes a file shorter
+        with data.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), self.map_used - _PAGE, _PAGE)  # never makes a file shorter
 
     def _open_tables(self) -> Tables:
         try:
@@ -167,7 +164,7 @@ class Environment:
             # Not in a transaction of ours: a handle that is opened in one that is aborted is closed with it.
             for name in TABLES:
                 setattr(tables, name, self._env.open_db(name.encode(), create=False))
-        except lmdb.Error as error:
+        except (lmdb.Error, damage.Damaged) as error:
             raise _cannot_open(self.path, error) from error
         return tables
 
@@ -199,7 +196,7 @@ class Environment:
 
     def _migrate(self, meta: Db) -> None:
         """Bring it to this version's schema, unless processes of the version before are at work on it."""
-        owners = Owners(self.path / "owners")
+        owners = Owners(self.path / OWNERS)
         while True:
             try:
                 with self._env.begin(write=True) as txn:
@@ -232,6 +229,8 @@ class Environment:
             txn = self._env.begin()
         try:
             yield txn
+        except damage.PAGES as error:
+            raise damage.damaged(error) from error
         finally:
             txn.abort()
 
@@ -242,6 +241,8 @@ class Environment:
             txn: Any = self._env.begin(buffers=True) if buffers else self._env.begin()
             try:
                 yield txn
+            except damage.PAGES as error:
+                raise damage.damaged(error) from error
             finally:
                 txn.abort()
 
@@ -254,6 +255,8 @@ class Environment:
                 second = self._env.begin()
                 try:
                     yield first, second
+                except damage.PAGES as error:
+                    raise damage.damaged(error) from error
                 finally:
                     second.abort()
             finally:
@@ -307,10 +310,30 @@ def _pages(size: int) -> int:
     return max(-(-size // _PAGE), 64) * _PAGE
 
 
+def _check_size(path: Path, data: Path) -> None:
+    """LMDB takes an empty file for a new one, and touches both of its first pages before it looks at them."""
+    try:
+        size = data.stat().st_size
+    except FileNotFoundError:
+        return
+    if not size and (path / OWNERS).exists():  # else who was first to open it has only begun
+        raise _damaged(path, "it is empty, and there was a queue in it")
+    if 0 < size < 2 * _PAGE:
+        raise _damaged(path, "it is cut short")
+
+
 def _cannot_open(path: Path, error: Exception) -> StoreUnavailable:
     if isinstance(error, PermissionError):
         return _refused(path, "permission denied; it belongs to another user")
-    if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PanicError):
+    if isinstance(error, damage.Damaged):
+        return _damaged(path, error.how)
+    if isinstance(error, lmdb.VersionMismatchError) or "data format" in str(error):
+        return _refused(
+            path,
+            f"another version of LMDB wrote its file ({error}); mta queue export with the program that wrote it and "
+            "mta queue import here, or restore it from a backup",
+        )
+    if isinstance(error, (*damage.PAGES, lmdb.InvalidError, lmdb.PanicError)):
         return _damaged(path, str(error))
     return _refused(path, str(error))
 
@@ -331,6 +354,8 @@ def failure_of(error: BaseException) -> tuple[StoreUnavailable, bool]:
     """
     if isinstance(error, StoreUnavailable):
         return error, False
+    if isinstance(error, damage.PAGES):
+        return damage.damaged(error), False  # nothing was written, and what is elsewhere is whole
     code = getattr(error, "code", None) or getattr(error, "errno", None) or 0
     if isinstance(error, lmdb.DiskError) or abs(code) in _NO_SPACE:
         return disk_full(), False

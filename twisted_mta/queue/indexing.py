@@ -8,6 +8,7 @@ still there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ..mail.ids import ID_BYTES, id_key, time_floor
+from . import damage
 from .batch import Batch
 from .environment import Environment
 from .operations import Operation
@@ -242,9 +244,13 @@ class Indexer:
         found = []
         more = deliveries.set_range(mid)
         while more and deliveries.key()[:ID_BYTES] == mid:
-            found.append(decode_delivery(deliveries.value()))
+            with contextlib.suppress(*damage.ROWS):  # what can't be read can't be found
+                found.append(decode_delivery(deliveries.value()))
             more = deliveries.next()
-        return terms_of(decode_message(raw), found)
+        try:
+            return terms_of(decode_message(raw), found)
+        except damage.ROWS:
+            return set()
 
 
 def _behind(cursor: Any, position: bytes) -> tuple[bytes, bool]:

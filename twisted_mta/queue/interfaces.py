@@ -165,10 +165,12 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True):
 
 class Page(msgspec.Struct, frozen=True):
     """Some deliveries in the order of ids.  ``more`` is what to give as ``after`` to go on, "" at the end: there may be
-    more than are here though there was room for them, and none where ``more`` is given."""
+    more than are here though there was room for them, and none where ``more`` is given.  ``damaged`` are ids of
+    some that can't be read."""
 
     found: list[tuple[Message, Delivery]] = []
     more: str = ""
+    damaged: tuple[str, ...] = ()
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,8 +230,11 @@ class IMessageStore(Interface):
         """Begin a message.  Raises :class:`StoreUnavailable` (452 4.3.1) below the reserve of free disk."""
 
     def problem() -> str:
-        """Why the store takes nothing more until it is opened anew, in words; "" where it is well.  A disk that is full
-        is no such problem: it passes."""
+        """Why the store takes nothing more, in words; "" where it is well.  A disk that is full is no such problem: it
+        passes."""
+
+    def lost() -> bool:
+        """Whether it has a problem that is over once it is opened anew, by another process perhaps."""
 
     def watch_commits(tell: Callable[[Commit], None]) -> None:
         """Have ``tell`` called on the reactor's thread after each commit that reached the disk.  A store that has no

@@ -21,6 +21,7 @@ from ..config.settings import Queue
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import EventSink, HistoryEvent, Service, no_events
 from ..mail.ids import IdMaker, id_key, time_floor
+from . import damage, salvage
 from .environment import Disk, Environment
 from .incoming import Incoming
 from .indexing import Indexer
@@ -39,7 +40,7 @@ from .interfaces import (
     Usage,
 )
 from .operations import Act, Enter, Expire, Orphan, Reclaim, Remember, Settle, TakeDue, Tell
-from .owners import Owners
+from .owners import OWNERS, Owners
 from .reading import Reader
 from .removing import Begin, ForgetNote, Release, Remover
 from .rules import ACTIONS, disk_full, never_busy, stopping
@@ -114,7 +115,7 @@ class LmdbStore:
         self._reader = Reader(environment, self._disk)
         self._indexer = Indexer(environment, self._clock.seconds)
         self._summarizer = Summarizer(environment)
-        self._owners = Owners(environment.path / "owners")
+        self._owners = Owners(environment.path / OWNERS)
         self._writer.open(environment, self._disk, self._clock, self._events)
         try:
             self._owner, environment.generation = await self._writer.submit(Enter())
@@ -168,7 +169,13 @@ class LmdbStore:
 
     def problem(self) -> str:
         """Why nothing more can be written."""
-        return "the queue can't be written since its disk failed; restart the service" if self._writer.broken else ""
+        if self._writer.broken:
+            return "the queue can't be written since its disk failed; restart the service"
+        return damage.words(self._writer.damage) if self._writer.damage else ""
+
+    def lost(self) -> bool:
+        """Whether nothing can be written before it is opened anew."""
+        return self._writer.broken is not None
 
     def watch_commits(self, tell: Callable[[Commit], None]) -> None:
         """Have each commit told."""
@@ -281,6 +288,11 @@ class LmdbStore:
         if self._environment is None:
             return fail(stopping())
         return self._in_thread(self._reader.page, match, after, limit, self._clock.seconds(), seconds)
+
+    def ids(self) -> list[str]:
+        """The ids of all messages that can be found, even where pages of the file are damaged."""
+        assert self._environment is not None
+        return salvage.ids(self._environment)
 
     def stats(self) -> QueueStats:
         """The size of the queue."""

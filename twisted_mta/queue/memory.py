@@ -318,6 +318,10 @@ class MemoryStore:
         """None: nothing can fail here."""
         return ""
 
+    def lost(self) -> bool:
+        """Never."""
+        return False
+
     def stats(self) -> QueueStats:
         """The size of the queue."""
         return QueueStats(

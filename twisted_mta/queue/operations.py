@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 
 from ..mail.envelope import Delivery, Lane
 from ..mail.events import HistoryEvent
-from ..mail.ids import ID_BYTES, id_key
-from . import schema
+from ..mail.ids import ID_BYTES, id_key, key_id
+from . import damage, schema
 from .batch import Batch
 from .interfaces import CHUNK, Charge, Claim, NewMessage, Settlement
 from .pending import operator_event
@@ -28,10 +28,10 @@ from .records import (
     Spool,
     by_message,
     chunk_key,
-    decode_spool,
     encode,
     lane_key,
     safe_id_key,
+    spool_owner,
     time_key,
 )
 from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, unavailable
@@ -64,6 +64,10 @@ class Operation:
         Raises MailError before the first write, or not at all.
         """
         raise NotImplementedError
+
+    def get_around(self) -> bool:
+        """It came upon a page of the file that is damaged: whether it will keep away from that the next time."""
+        return False
 
 
 class Accept(Operation):
@@ -196,7 +200,7 @@ class Sweep(Operation):
 
     def apply(self, batch: Batch) -> bool:
         raw = batch.txn.get(self.key, db=batch.tables.spool)
-        if raw is None or decode_spool(raw).owner:
+        if raw is None or spool_owner(raw):
             return False
         with batch.txn.cursor(batch.tables.content) as cursor:
             for _ in range(SWEEP_PIECES):
@@ -210,7 +214,7 @@ class Sweep(Operation):
 class TakeDue(Operation):
     """Claim what is due in a lane, as ``owner``."""
 
-    __slots__ = ("_busy", "_lane", "_limit", "_now", "_owner", "_rearm")
+    __slots__ = ("_at", "_avoid", "_busy", "_lane", "_limit", "_now", "_owner", "_rearm")
 
     def __init__(
         self,
@@ -228,15 +232,34 @@ class TakeDue(Operation):
         self._rearm = rearm
         self._busy = busy
         self._owner = owner
+        self._at = b""  # the message that is being looked at
+        self._avoid: set[bytes] = set()  # those that can't be read
+
+    def get_around(self) -> bool:
+        """By what was being looked at."""
+        if not self._at or self._at in self._avoid:
+            return False
+        self._avoid.add(self._at)
+        return True
 
     def apply(self, batch: Batch) -> Iterator[list[Claim]]:
         lane = self._lane
+        self._at = b""
         txn, tables = batch.txn, batch.tables
         claims: list[Claim] = []
         for key in self._entries(batch, claims):
-            mid = key[-ID_BYTES:]
-            delivery = batch.delivery(mid, lane.destination)
-            message = batch.message(mid) if delivery is not None else None
+            self._at = mid = key[-ID_BYTES:]
+            if mid in self._avoid:
+                self._lay_aside(batch, key, "a page")
+                yield claims
+                continue
+            try:
+                delivery = batch.delivery(mid, lane.destination)
+                message = batch.message(mid) if delivery is not None else None
+            except damage.ROWS as error:
+                self._lay_aside(batch, key, str(error))
+                yield claims
+                continue
             if delivery is None or message is None or delivery.lane != lane or delivery.owner:
                 # It was removed, or a defect left it behind.  It must not hold up the lane; `verify` tells of the rest.
                 txn.delete(key, db=tables.lanes)
@@ -253,6 +276,7 @@ class TakeDue(Operation):
             content: bytes | None = None
             if message.chunks <= 1:
                 content = whole(txn, tables.content, chunk_key(mid, 0)) if message.chunks else b""
+                self._at = b""
             claims.append(Claim(message, begun, content))
             yield claims
         if not claims:
@@ -271,6 +295,14 @@ class TakeDue(Operation):
             found = batch.due_keys(key, until, self._limit - len(claims))
             yield from found
             passed += len(found)
+
+    def _lay_aside(self, batch: Batch, key: bytes, how: str) -> None:
+        """What can't be read must not hold up the others: it stays, and is in no lane any more until it is mended."""
+        lane = self._lane
+        what = f"{key_id(key[-ID_BYTES:])} to {lane.destination} can't be read, and is not delivered: {how}"
+        batch.events.append(damage.event(self._now, what))
+        batch.txn.delete(key, db=batch.tables.lanes)
+        batch.look(lane.destination, lane.customer, lane.priority)
 
 
 class Settle(Operation):
@@ -520,7 +552,7 @@ class Orphan(Operation):
 
     def apply(self, batch: Batch) -> None:
         with batch.txn.cursor(batch.tables.spool) as cursor:
-            rows = [(key, decode_spool(value).owner) for key, value in cursor]
+            rows = [(key, spool_owner(value)) for key, value in cursor]
         for key, owner in rows:
             if not owner or not self._alive(owner):
                 batch.trash(key)

@@ -12,6 +12,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+OWNERS = "owners"
+"""The directory's name, beside the queue's file."""
+
 
 class Owners:
     """The lock files in a directory of the store's."""

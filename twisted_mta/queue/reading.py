@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from itertools import islice
 from math import inf
 from time import monotonic, sleep
+from typing import Any
 
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
 from ..mail.ids import ID_BYTES, key_id
+from . import damage
 from .environment import Disk, Environment, Tables, Txn
 from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Removal, Usage
 from .pending import Removals, all_removals, removals_in
 from .pieces import joined, whole
 from .quota import Counters
 from .records import (
+    DESTINATION_BYTES,
     META_CHANGES,
     META_REMOVING,
     OWNED_BYTES,
@@ -40,6 +45,9 @@ from .searching import Search, prefixed, totals_of
 PASSED = 20_000
 """How many due lanes of other workers may be passed in one look."""
 
+DAMAGED = 1000
+"""Messages that can't be read that are passed for the oldest one that can."""
+
 KNOWN_LANES = 100_000
 """Of how many lanes is remembered that they are another worker's."""
 
@@ -47,7 +55,18 @@ KNOWN_LANES = 100_000
 def usage_of(txn: Txn, tables: Tables, customer: str) -> Counters:
     """A customer's counters."""
     raw = txn.get(usage_key(customer), db=tables.usage)
-    return decode_counters(raw) if raw is not None else Counters(customer)
+    try:
+        return decode_counters(raw) if raw is not None else Counters(customer)
+    except damage.ROWS:  # as the next transaction finds it, which says so
+        return Counters(customer)
+
+
+def _arrived(cursor: Any) -> float | None:
+    """When the first message came that can be read."""
+    for _, raw in islice(cursor.iternext(), DAMAGED):
+        with contextlib.suppress(*damage.ROWS):
+            return decode_message(raw).arrived
+    return None
 
 
 class Reader:
@@ -81,12 +100,27 @@ class Reader:
                 key = cursor.key()
                 if key[:TIME_BYTES] > last:
                     break
-                raw = txn.get(key[TIME_BYTES:], db=self._tables.lanes)
-                if raw is not None:
-                    row = decode_lane(raw)
-                    lanes.append(Lane(row.destination, row.customer, row.priority))
+                found = self._lane(txn, key[TIME_BYTES:])
+                if found is not None:
+                    lanes.append(found)
                 more = cursor.next()
         return lanes
+
+    def _lane(self, txn: Txn, key: bytes) -> Lane | None:
+        """The lane of a key; where its row is damaged, as the first of its deliveries has it."""
+        raw = txn.get(key, db=self._tables.lanes)
+        if raw is None:
+            return None
+        try:
+            row = decode_lane(raw)
+            return Lane(row.destination, row.customer, row.priority)
+        except damage.ROWS:
+            for entry, _ in prefixed(txn, self._tables.lanes, key, key + b"\0"):
+                there = txn.get(entry[-ID_BYTES:] + key[:DESTINATION_BYTES], db=self._tables.delivery)
+                with contextlib.suppress(*damage.ROWS):
+                    if there is not None:
+                        return decode_delivery(there).lane
+            return None
 
     def due_of(self, now: float, limit: int, mine: Callable[[str], bool]) -> list[Lane]:
         """The same of one's own destinations, passing :data:`PASSED` lanes of others at most.
@@ -111,12 +145,11 @@ class Reader:
                 lane = key[TIME_BYTES:]
                 own = known.get(lane)
                 if own is not False:
-                    raw = txn.get(lane, db=self._tables.lanes)
-                    if raw is not None:
-                        row = decode_lane(raw)
-                        own = mine(row.destination)
+                    found = self._lane(txn, lane)
+                    if found is not None:
+                        own = mine(found.destination)
                         if own:
-                            lanes.append(Lane(row.destination, row.customer, row.priority))
+                            lanes.append(found)
                         elif len(known) < KNOWN_LANES:
                             known[lane] = False
                 passed += not own
@@ -169,19 +202,20 @@ class Reader:
         key = safe_id_key(mid)
         if key is None:
             return None
-        with self._environment.read() as txn:
+        with self._environment.read() as txn, damage.named():
             raw = txn.get(key, db=self._tables.message)
             removals = removals_in(txn, self._tables) if raw is not None else None
             if removals is not None and not self._deliveries(txn, key, removals):
                 return None
-        return decode_message(raw) if raw is not None else None
+        with damage.named():
+            return decode_message(raw) if raw is not None else None
 
     def deliveries(self, mid: str) -> list[Delivery]:
         """What is queued of a message."""
         key = safe_id_key(mid)
         if key is None:
             return []
-        with self._environment.read() as txn:
+        with self._environment.read() as txn, damage.named():
             return self._deliveries(txn, key, removals_in(txn, self._tables))
 
     def _deliveries(self, txn: Txn, key: bytes, removals: Removals | None) -> list[Delivery]:
@@ -221,7 +255,7 @@ class Reader:
         key = safe_id_key(mid)
         if key is None:
             return []
-        with self._environment.read() as txn:
+        with self._environment.read() as txn, damage.named():
             rows = prefixed(txn, self._tables.history, key)
             return [event for raw in joined(rows, STORY_BYTES) for event in decode_history(raw)]
 
@@ -261,7 +295,7 @@ class Reader:
         with self._environment.read() as txn:
             totals = totals_of(txn, self._tables)
             with txn.cursor(self._tables.message) as cursor:
-                oldest = decode_message(cursor.value()).arrived if cursor.first() else None
+                oldest = _arrived(cursor)
         return QueueStats(
             messages=totals.messages,
             deliveries=totals.deliveries,

@@ -167,6 +167,15 @@ decode_removals = msgspec.msgpack.Decoder(list[RemovalRow]).decode
 decode_spool = msgspec.msgpack.Decoder(Spool).decode
 decode_history = msgspec.msgpack.Decoder(list[HistoryEvent]).decode
 
+
+def spool_owner(raw: bytes | memoryview) -> int:
+    """Who receives the content of a row of ``spool``; 0, nobody any more, where the row is damaged."""
+    try:
+        return decode_spool(raw).owner
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+
+
 _pack_time = Struct(">Q").pack
 owner_key = Struct(">I").pack
 """The incarnation of a process as it stands in keys."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..mail.envelope import PRIORITIES, Delivery, Message
 from ..mail.ids import ID_BYTES, ID_CHARS, id_key, key_id, time_floor
+from . import damage
 from .environment import Db, Tables, Txn
 from .interfaces import Page, QueueFilter
 from .pending import removals_in
@@ -68,7 +69,10 @@ Candidate = tuple[bytes, bytes | None]
 def totals_of(txn: Txn, tables: Tables) -> Totals:
     """The size of the whole queue."""
     raw = txn.get(META_TOTALS, db=tables.meta)
-    return decode_totals(raw) if raw is not None else Totals()
+    try:
+        return decode_totals(raw) if raw is not None else Totals()
+    except damage.ROWS:
+        return Totals()
 
 
 def prefixed(txn: Txn, table: Db, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -121,6 +125,7 @@ class Search:
         self._enough = enough
         self._removal = removal
         self._removals = removals_in(txn, tables) if removal is None else None
+        self._damaged: list[str] = []
         self._end = b"\xff" * ID_BYTES
         if removal is not None:
             self._end = removal.end + _BEHIND if removal.end else b""
@@ -139,18 +144,22 @@ class Search:
             mid = key[:ID_BYTES]
             if tired and mid != last and last:
                 if self._enough():
-                    return Page(found, key_id(last))
+                    return Page(found, key_id(last), tuple(self._damaged))
                 tired = False
             last = mid
             steps += 1
             if steps >= TICK:
                 steps, tired = 0, True
-            pair = self._compare(mid, row) if row is not None else None
+            try:
+                pair = self._compare(mid, row) if row is not None else None
+            except damage.ROWS:
+                self._damaged.append(key_id(mid))
+                continue
             if pair is not None:
                 found.append(pair)
                 if len(found) >= limit:
-                    return Page(found, f"{pair[0].id}/{pair[1].destination}")
-        return Page(found)
+                    return Page(found, f"{pair[0].id}/{pair[1].destination}", tuple(self._damaged))
+        return Page(found, damaged=tuple(self._damaged))
 
     def _compare(self, mid: bytes, raw: bytes) -> tuple[Message, Delivery] | None:
         match, delivery = self._match, decode_delivery(raw)
@@ -210,7 +219,10 @@ class Search:
             return None
         lanes, count = [], 0
         for key, raw in chain.from_iterable(self._lanes_of(prefix) for prefix in prefixes):
-            row = decode_lane(raw)
+            try:
+                row = decode_lane(raw)
+            except damage.ROWS:
+                return None
             count += self._weight(row)
             lanes.append(key)
             if count > FEW or len(lanes) > LANES:

@@ -18,24 +18,28 @@ import msgspec
 
 from ..mail.envelope import Message
 from ..mail.ids import ID_BYTES, key_id
+from . import damage
 from .batch import Batch
 from .environment import Environment
 from .operations import Operation
 from .records import (
     CHUNK_BYTES,
+    LANE_BYTES,
     META_TOTALS,
     Totals,
     decode_counters,
     decode_delivery,
+    decode_lane,
     decode_message,
-    decode_spool,
     decode_totals,
     due_key,
     owned_delivery,
     owned_key,
+    spool_owner,
     usage_key,
 )
 from .rules import chunks, unavailable
+from .verify_damage import forget_totals, mend_delivery, mend_message, remove_lane_row
 from .verify_lanes import Lanes
 from .verify_lookups import Lookups
 from .verify_mends import add_total, count_destinations, make_due, remove, trash
@@ -128,6 +132,17 @@ class _Ahead:
         self.key, self.value = next(self._pairs, (b"", None))
 
 
+_MADE = "--repair makes it anew from its history, on hold, or removes it where it has none"
+
+
+def _unreadable(decode: Callable[[Any], Any], raw: Any) -> bool:
+    try:
+        decode(raw)
+    except damage.ROWS:
+        return True
+    return False
+
+
 class _Count:
     def __init__(self, environment: Environment, txn: Any, alive: Callable[[int], bool]) -> None:
         self._environment = environment
@@ -137,6 +152,7 @@ class _Count:
         self._findings: list[Finding] = []
         self._totals = Totals()
         self._steps = 0
+        self._damaged = False
         self._spooled: dict[bytes, int] = {}
         self._lanes = Lanes(txn, self._tables, self._rows, self._found)
         self._lookups = Lookups(txn, self._tables, self._rows, self._found)
@@ -145,6 +161,8 @@ class _Count:
         try:
             self._check_spool()
             self._check_messages()
+            self._check_rows()
+            self._unless_damaged()
             self._lanes.check()
             self._check_owned()
             self._check_usage()
@@ -154,6 +172,11 @@ class _Count:
         except _EnoughError:
             return Findings(self._findings, False)
         return Findings(self._findings, True)
+
+    def _unless_damaged(self) -> None:
+        """What can't be read is to be mended before anything is counted that stands on it."""
+        if self._damaged:
+            raise _EnoughError
 
     def _found(self, line: str, mend: Callable[[Batch], None] | None, after: bool = False) -> None:
         self._findings.append(Finding(line, mend, after))
@@ -169,7 +192,7 @@ class _Count:
                 yield bytes(key), value
 
     def _check_spool(self) -> None:
-        self._spooled = {key: decode_spool(raw).owner for key, raw in self._rows(self._tables.spool)}
+        self._spooled = {key: spool_owner(raw) for key, raw in self._rows(self._tables.spool)}
         for mid, owner in self._spooled.items():
             if owner and not self._alive(owner):
                 line = f"content of {key_id(mid)} was left by a process that died"
@@ -181,10 +204,19 @@ class _Count:
         deliveries, contents = _Ahead(self._rows(self._tables.delivery)), _Ahead(self._contents())
         totals = self._totals
         for mid, raw in self._rows(self._tables.message):
-            message = decode_message(raw)
+            self._check_before(mid, deliveries, contents)
+            try:
+                message = decode_message(raw)
+            except damage.ROWS as error:
+                line = f"message {key_id(mid)} can't be read ({error}); {_MADE}"
+                self._is_damaged(line, lambda batch, mid=mid: mend_message(batch, mid))  # type: ignore[misc]
+                while deliveries.key[:ID_BYTES] == mid:
+                    deliveries.step()
+                while contents.key == mid:
+                    contents.step()
+                continue
             totals.messages += 1
             totals.bytes += message.size
-            self._check_before(mid, deliveries, contents)
             if deliveries.key[:ID_BYTES] != mid:
                 self._found(f"message {message.id} has no delivery", lambda batch, mid=mid: batch.leave(mid))  # type: ignore[misc]
             while deliveries.key[:ID_BYTES] == mid:
@@ -227,7 +259,13 @@ class _Count:
             self._found(f"{line}, and should have {message.size} in {message.chunks}; remove it", None)
 
     def _check_delivery(self, key: bytes, raw: Any, has_message: bool) -> None:
-        delivery, mid, totals = decode_delivery(raw), key[:ID_BYTES], self._totals
+        mid, totals = key[:ID_BYTES], self._totals
+        try:
+            delivery = decode_delivery(raw)
+        except damage.ROWS as error:
+            line = f"a delivery of {key_id(mid)} can't be read ({error}); {_MADE}"
+            self._is_damaged(line, lambda batch: mend_delivery(batch, key))
+            return
         totals.deliveries += 1
         totals.recipients += len(delivery.recipients)
         totals.held += delivery.state == "held"
@@ -239,6 +277,24 @@ class _Count:
             self._lanes.count(due_key(delivery, mid), delivery)
         elif has_message and self._txn.get(owned_key(delivery, mid), db=self._tables.owned) is None:
             self._found(f"{words} could not be reclaimed", lambda batch: make_due(batch, mid, delivery))
+
+    def _is_damaged(self, line: str, mend: Callable[[Batch], None]) -> None:
+        self._damaged = True
+        self._found(line, mend)
+
+    def _check_rows(self) -> None:
+        """Whether what counts can be read."""
+        for key, raw in self._rows(self._tables.lanes):
+            if len(key) == LANE_BYTES and _unreadable(decode_lane, raw):
+                line = "the counters of a lane can't be read; they are made anew"
+                self._is_damaged(line, lambda batch, key=key: remove_lane_row(batch, key))  # type: ignore[misc]
+        for key, raw in self._rows(self._tables.usage):
+            if _unreadable(decode_counters, raw):
+                line = "the counters of a customer can't be read; they begin anew"
+                self._is_damaged(line, lambda batch, key=key: batch.txn.delete(key, db=batch.tables.usage) and None)  # type: ignore[misc]
+        for key, raw in self._rows(self._tables.meta):
+            if key == META_TOTALS and _unreadable(decode_totals, raw):
+                self._is_damaged("the queue's counters can't be read; they are made anew", forget_totals)
 
     def _check_owned(self) -> None:
         for key, _ in self._rows(self._tables.owned):

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from ..mail.events import AnyEvent, Service
 from ..mail.status import MailError
+from . import damage
 from .batch import Batch
 from .environment import Disk, Environment, Txn, failure_of
 from .interfaces import Commit
@@ -83,11 +84,13 @@ class Work:
 
     It takes them of ``waiting`` while it is applied; a part of another batch has its ``operations``, and takes no more.
     ``commit`` tells of the commit once it is on disk, ``broken`` is why the store may not go on, ``reason`` what caused
-    that; ``events`` are to be emitted, ``locked`` is how many seconds it waited for the write lock.
+    that; ``damage`` is what of the file's kept it from being committed; ``events`` are to be emitted, ``locked`` is how
+    many seconds it waited for the write lock.
     """
 
     __slots__ = ("_batch", "_next", "_operations", "_queued", "_result", "_results", "_spoiled", "_steps", "_waiting",
-                 "broken", "bulk", "commit", "events", "locked", "now", "reason", "sweep", "weight")  # fmt: skip
+                 "broken", "bulk", "commit", "damage", "events", "locked", "now", "reason", "sweep",
+                 "weight")  # fmt: skip
 
     def __init__(self, now: float, waiting: Waiting | None, operations: Sequence[Operation] = ()) -> None:
         self._waiting = waiting
@@ -111,6 +114,7 @@ class Work:
         self.events: list[AnyEvent] = []
         self.sweep: list[bytes] = []
         self.broken: MailError | None = None
+        self.damage = ""
         self.reason: Failure | None = None
 
     def begin(self, environment: Environment, txn: Txn) -> None:
@@ -162,6 +166,8 @@ class Work:
             result = operation.apply(batch)
         except MailError as refused:
             result = Failure(refused)  # type: ignore[no-untyped-call]
+        except damage.PAGES as error:
+            self._pass(operation, error)
         except lmdb.Error:
             raise
         except Exception:
@@ -178,6 +184,8 @@ class Work:
             for self._result in steps:
                 if monotonic() >= deadline:
                     return False
+        except damage.PAGES as error:
+            self._pass(self._operations[self._next], error)
         except lmdb.Error:
             raise
         except Exception:
@@ -187,8 +195,22 @@ class Work:
         self._next += 1
         return True
 
+    def _pass(self, operation: Operation, error: lmdb.Error) -> NoReturn:
+        """It has come upon a damaged page: it may know a way around that, in a transaction that is begun anew."""
+        if operation.get_around():
+            raise _SpoiledError
+        try:
+            raise damage.damaged(error) from error
+        except damage.Damaged:
+            self._spoil(operation)
+
     def _spoil(self, operation: Operation) -> NoReturn:
-        self._spoiled.append((operation, Failure()))  # type: ignore[no-untyped-call]
+        failure = Failure()  # type: ignore[no-untyped-call]
+        if isinstance(failure.value, damage.ROWS):
+            failure = Failure(damage.damaged(failure.value))  # type: ignore[no-untyped-call]
+        if isinstance(failure.value, damage.Damaged):
+            self.events.append(damage.event(self.now, failure.value.how))
+        self._spoiled.append((operation, failure))
         self._operations.remove(operation)
         raise _SpoiledError
 
@@ -223,6 +245,7 @@ class Work:
             operations = part.commit.operations + (self.commit.operations if self.commit is not None else 0)
             self.commit = replace(part.commit, operations=operations, queued=self._queued, locked=self.locked)
         self.broken, self.reason = part.broken, self.reason or part.reason
+        self.damage = part.damage or self.damage
 
     def skip(self, error: MailError) -> None:
         """Nothing of it is tried, because of what became of another."""
@@ -233,6 +256,9 @@ class Work:
         """Nothing of it is on disk."""
         self._batch = None
         error, fatal = failure_of(reason)
+        if isinstance(error, damage.Damaged):
+            self.events.append(damage.event(self.now, error.how))
+            self.damage = error.how
         self._results = [Failure(error)] * len(self._operations)  # type: ignore[no-untyped-call]
         if fatal:
             self.broken = error

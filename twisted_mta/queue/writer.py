@@ -15,13 +15,16 @@ from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ..mail.events import EventSink
+from ..mail.events import EventSink, Service
 from ..mail.status import MailError
 from .environment import Disk, Environment
 from .interfaces import Commit
 from .operations import Operation, Sweep
 from .rules import stopping
 from .work import Waiting, Work, carry_out
+
+MOST_SAID = 1000
+"""Different damages that a process tells of."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,6 +34,8 @@ class IWriter(Protocol):
     """What the store asks of a writer."""
 
     commits: int
+    damage: str
+    """What of the file's keeps commits from being made, the last one at least."""
     broken: MailError | None
     """Why it writes no more, until it is opened anew."""
 
@@ -66,6 +71,8 @@ class Writer:
         self._closed = True
         self.broken: MailError | None = None
         self.commits = 0
+        self.damage = ""
+        self._said: set[str] = set()
         self._observe: Callable[[Commit], None] | None = None
 
     def observe(self, tell: Callable[[Commit], None]) -> None:
@@ -97,8 +104,10 @@ class Writer:
             self.commits += 1
             if self._observe is not None:
                 self._observe(work.commit)
+        self.damage = work.damage
         for event in work.events:
-            self._events(event)
+            if not (isinstance(event, Service) and self._was_said(event)):
+                self._events(event)
         if not self._closed:
             for key in work.sweep:
                 self._sweep(key)
@@ -106,6 +115,15 @@ class Writer:
         if self.broken is not None:
             for operation in self._waiting.drain():
                 operation.deferred.errback(self.broken)
+
+    def _was_said(self, event: Service) -> bool:
+        """Whether the same damage has been told of, which may be met each second."""
+        if event.what != "queue-damaged":
+            return False
+        if event.detail in self._said or len(self._said) >= MOST_SAID:
+            return True
+        self._said.add(event.detail)
+        return False
 
     def _sweep(self, key: bytes) -> None:
         sweep = Sweep(key)

@@ -58,12 +58,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker is; ``trouble`` is "" when it is well."""
+    """How a worker is; ``trouble`` is "" when it is well.  ``lost``: it has lost its store, which another process can
+    open anew."""
 
     sessions: int = 0
     under_way: int = 0
     messages: int = 0
     trouble: str = ""
+    lost: bool = False
     refused: int = 0
     """Connections refused for overload since the start."""
     refused_last: float = 0.0

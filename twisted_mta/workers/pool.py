@@ -253,8 +253,9 @@ class Pool:
         child.pinged = False
         child.quiet = 0.0
         child.report = answer["report"]
-        if child.report.trouble and slot.child is child and not slot.why:
+        if child.report.lost and slot.child is child and not slot.why:
             # Its store takes nothing more until it is opened anew, which another process does while others serve.
+            # Any other trouble passes, or is there for the next process as well.
             slot.why = child.report.trouble
             slot.life.silent()
 

@@ -20,6 +20,7 @@ from ..config.settings import Settings
 from ..delivery.shares import Tell
 from ..mail.events import EventSink
 from ..parts import Parts, Prepared, assemble, fan_out
+from ..queue.damage import Damaged, words
 from ..queue.interfaces import StoreUnavailable
 from ..runtime import sockets
 from ..runtime.quick import quicken
@@ -134,13 +135,14 @@ class Serving:
     def report(self) -> Report:
         """In numbers."""
         parts = self.parts
+        messages, trouble, lost = 0, parts.store.problem(), parts.store.lost()
         try:
-            messages, trouble = parts.store.stats().messages, parts.store.problem()
-        except StoreUnavailable:
-            messages, trouble = 0, "the queue is not open"
-        except Exception:
+            messages = parts.store.stats().messages
+        except StoreUnavailable as error:
+            trouble = trouble or (words(error.how) if isinstance(error, Damaged) else "the queue is not open")
+        except Exception as error:  # it may pass, and what can be done without is done
             self._log.failure("The service's health could not be told")
-            messages, trouble = 0, "the store does not answer"
+            trouble = trouble or f"the queue can't be counted: {error}"
         gates = [factory.gate for factory in parts.factories.values()]
         return Report(
             refused=sum(gate.refused for gate in gates),
@@ -149,6 +151,7 @@ class Serving:
             under_way=parts.scheduler.under_way,
             messages=messages,
             trouble=trouble,
+            lost=lost,
         )
 
     def problem(self) -> str:

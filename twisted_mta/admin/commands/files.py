@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args
 
 import click
 import msgspec
@@ -16,9 +16,10 @@ import msgspec
 from ...mail.address import AddressError, canonical
 from ...mail.envelope import Message, Recipient
 from ...mail.events import Operator, Routed
+from ...queue.damage import Damaged, words
 from ...queue.interfaces import CHUNK, NewDelivery, NewMessage
 from ..base import Command, pass_context
-from ..context import CommandError, Context, NotFound
+from ..context import FAILED, CommandError, Context, NotFound
 from ..selection import filter_options, is_filtered, queue_filter, selected
 from ..tables import many
 
@@ -45,6 +46,7 @@ def by_name(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
 if TYPE_CHECKING:
     from ...mail.envelope import Message as MessageFile
     from ...mail.envelope import Recipient as RecipientFile
+    from ...queue.lmdb_store import LmdbStore
 else:
     MessageFile, RecipientFile = by_name(Message), by_name(Recipient)
 
@@ -84,14 +86,47 @@ def export(context: Context, folder: Path, ids: tuple[str, ...], **options: Any)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = selected(store, ids, options)
     count, last = 0, ""
-    for message, _ in chosen():
-        if message.id != last:
-            last = message.id
-            count += _write(context, folder, message)
+    lost: list[str] = []
+    try:
+        for message, _ in chosen():
+            if message.id != last:
+                last = message.id
+                count += _write(context, folder, message)
+    except Damaged as error:
+        if ids or is_filtered(queue_filter(options)):
+            raise CommandError(f"{words(error.how)}; without filters export passes what can't be read") from None
+        click.echo(f"mta: the queue's file is damaged ({error.how}); what can be read is exported", err=True)
+        count, lost = _write_readable(context, folder)
     os.sync()  # so many files at once cost less than each by itself
     if not count and (ids or is_filtered(queue_filter(options))):
         raise NotFound("nothing in the queue matches")
-    context.say({"folder": str(folder), "messages": count}, lambda: f"{many(count, 'message')} exported to {folder}.")
+    value: dict[str, Any] = {"folder": str(folder), "messages": count} | ({"lost": lost} if lost else {})
+
+    def lines() -> list[str]:
+        told = [f"{many(count, 'message')} exported to {folder}."]
+        return told + ([f"{many(len(lost), 'message')} can't be read: {' '.join(lost)}"] if lost else [])
+
+    context.say(value, lines)
+    if lost:
+        raise click.exceptions.Exit(FAILED)
+
+
+def _write_readable(context: Context, folder: Path) -> tuple[int, list[str]]:
+    """Export what can be read of a damaged queue: how many, and the ids of what can't."""
+    store = context.store()
+    count = 0
+    lost: list[str] = []
+    for name in cast("LmdbStore", store).ids():
+        try:
+            message = store.message(name)
+            there = store.deliveries(name)
+            if message is not None and there:
+                count += _write(context, folder, message)
+            elif message is not None or there:
+                lost.append(name)
+        except (Damaged, CommandError, KeyError):
+            lost.append(name)
+    return count, lost
 
 
 def _write(context: Context, folder: Path, message: Message) -> bool:
