@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.queue.samples import DESTINATION, NOON, clock, new
 from twisted_mta.config.settings import Queue, Size
 from twisted_mta.queue import pieces
-from twisted_mta.queue.incoming import Incoming
-from twisted_mta.queue.interfaces import CHUNK
+from twisted_mta.queue.incoming import ALL_MOVING, MOST_MOVING, Incoming
+from twisted_mta.queue.interfaces import CHUNK, StoreUnavailable
 from twisted_mta.queue.lmdb_store import LmdbStore
 from twisted_mta.queue.operations import SWEEP_PIECES, Operation, Sweep
 from twisted_mta.queue.work import MAX_BULK, carry_out
@@ -24,8 +24,8 @@ BIG = 50 << 20
 PIECE = os.urandom(65536)
 """What a transport reads at once."""
 SMALL = b"x" * 4096
-WINDOW = 4 * CHUNK
-"""Octets that a session may have in memory: see IIncoming."""
+WINDOW = (MOST_MOVING + 2) * CHUNK
+"""Octets that a session may have in memory, where few bring large messages: see IIncoming."""
 
 
 class Stepped(InlineWriter):
@@ -116,9 +116,34 @@ class BigMessageTests(SynchronousTestCase):
         self.come_in(40, 3 << 20)
 
     def test_a_session_holds_its_window(self) -> None:
+        """A MiB, so that a commit takes more than two chunks of a client that is alone."""
         for session in self.come_in(2):
             self.assertLessEqual(session.most, WINDOW)
-            self.assertGreater(session.most, CHUNK)
+            self.assertGreater(session.most, WINDOW // 2)
+
+    def test_many_hold_little_each(self) -> None:
+        """However many there are, and whoever came first."""
+        big = [Session(self.store, 3 << 20) for _ in range(100)]
+        held = sum(session.most for session in big)
+        self.assertLessEqual(held, (4 * len(big) + ALL_MOVING) * CHUNK)
+        self.assertGreaterEqual(min(session.most for session in big), 2 * CHUNK)
+        for _ in range(10_000):
+            if all(session.outcome for session in big):
+                break
+            self.writer.step()
+        self.assertEqual([session.outcome for session in big], [[None]] * len(big))
+        self.assertEqual(self.store._moving.chunks, 0)
+
+    def test_what_is_given_up_holds_nothing(self) -> None:
+        incoming = self.store.incoming()
+        while (pause := incoming.write(PIECE)) is None:
+            pass
+        self.assertGreater(self.store._moving.chunks, 2)
+        incoming.abort()
+        self.failureResultOf(pause, StoreUnavailable)
+        while self.writer._waiting:
+            self.writer.step()
+        self.assertEqual(self.store._moving.chunks, 0)
 
     def test_their_end_delays_nobody(self) -> None:
         """The content of what has left is removed in slices, a bounded number to a commit."""

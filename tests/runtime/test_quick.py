@@ -329,6 +329,19 @@ class Quick(SynchronousTestCase):
         with contextlib.suppress(BlockingIOError):
             self.assertEqual(self.client.recv(1), b"")
 
+    def test_no_memory_for_what_was_read(self) -> None:
+        """The protocol is told how much that was, if it wants to know; another's connection ends."""
+        lost: list[int] = []
+        self.patch(quick, "_view", mock.MagicMock(__getitem__=mock.Mock(side_effect=MemoryError)))
+        self.made[0].starved = lost.append  # type: ignore[attr-defined]
+        self.client.send(b"hello")
+        self.until(lambda: bool(lost))
+        self.assertEqual((lost, self.made[0].data, self.made[0].lost), ([5], b"", None))
+        del self.made[0].starved  # type: ignore[attr-defined]
+        self.client.send(b"hello")
+        self.until(lambda: self.made[0].lost is not None)
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
+
     def test_paused(self) -> None:
         """Nothing is read while the protocol does not want it."""
         transport: Any = self.server.transport

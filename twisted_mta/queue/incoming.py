@@ -19,21 +19,37 @@ HELD_CHUNKS = 2
 """Content of up to so many chunks is written with its message, in one transaction, and at hand until then."""
 
 MOVING_CHUNKS = 2
-"""Chunks on their way to the disk at which the producer is asked to pause.
+"""Chunks of a message on their way to the disk at which its producer is asked to pause, where many come in at once.
 
 With less than one chunk that is being filled, and what one more read of a transport brings (96 KiB), that makes four.
 """
+
+MOST_MOVING = 16
+"""The same where few do: one commit takes half of them while the others arrive."""
+
+ALL_MOVING = 32
+"""Chunks of all messages on their way to the disk from which on many do."""
+
+
+class Moving:
+    """How many chunks of all messages of a store are on their way to the disk."""
+
+    __slots__ = ("chunks",)
+
+    def __init__(self) -> None:
+        self.chunks = 0
 
 
 @implementer(IIncoming)
 class Incoming:
     """Gathers content; what is larger than :data:`HELD_CHUNKS` goes to the disk while it arrives."""
 
-    __slots__ = ("_drained", "_ended", "_failure", "_first", "_held", "_held_size", "_moving", "_owner", "_paused",
-                 "_writer", "id", "size")  # fmt: skip
+    __slots__ = ("_all", "_drained", "_ended", "_failure", "_first", "_held", "_held_size", "_moving", "_owner",
+                 "_paused", "_writer", "id", "size")  # fmt: skip
 
-    def __init__(self, id: str, owner: int, writer: IWriter) -> None:  # noqa: A002
+    def __init__(self, id: str, owner: int, writer: IWriter, moving: Moving) -> None:  # noqa: A002
         self.id = id
+        self._all = moving
         self.size = 0
         self._owner = owner
         self._writer = writer
@@ -57,11 +73,17 @@ class Incoming:
         if self._held_size <= (CHUNK if self._first else HELD_CHUNKS * CHUNK):
             return None
         self._move()
-        if self._moving < MOVING_CHUNKS or self._failure is not None:
+        if self._has_room or self._failure is not None:
             return fail(self._failure) if self._failure is not None else None
         if self._paused is None:
             self._paused = Deferred()
         return self._paused
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether more may come in now.  Where it may not, the end of a chunk of this message makes room."""
+        moving = self._moving
+        return moving < MOVING_CHUNKS or (moving < MOST_MOVING and self._all.chunks < ALL_MOVING)
 
     @property
     def whole(self) -> bytes | None:
@@ -92,12 +114,14 @@ class Incoming:
         operation = WriteChunk(self.id, self._first, chunk, self._owner)
         self._first += 1
         self._moving += 1
+        self._all.chunks += 1
         operation.deferred.addCallbacks(self._moved, self._lost)
         self._writer.submit(operation)
 
     def _moved(self, _: object) -> None:
         self._moving -= 1
-        if self._moving < MOVING_CHUNKS and self._paused is not None:
+        self._all.chunks -= 1
+        if self._paused is not None and self._has_room:
             paused, self._paused = self._paused, None
             paused.callback(None)
         if not self._moving and self._drained is not None:
@@ -105,6 +129,7 @@ class Incoming:
 
     def _lost(self, failure: Failure) -> None:
         self._moving -= 1
+        self._all.chunks -= 1
         if self._failure is None:
             self._failure = failure
         if self._paused is not None:

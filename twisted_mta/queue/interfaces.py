@@ -204,7 +204,8 @@ class IIncoming(Interface):
 
     def write(data: bytes) -> Deferred[None] | None:
         """Add content.  None: go on.  A Deferred: pause the producer until it fires, or abort when it fails
-        (:class:`StoreUnavailable`).  At most four chunks are held in memory for one message."""
+        (:class:`StoreUnavailable`).  Of one message at most 18 chunks are held in memory; of many, four
+        of each, and of all together 32 more."""
 
     def commit(new: NewMessage) -> Deferred[None]:
         """Commit and sync the message with all that belongs to it.

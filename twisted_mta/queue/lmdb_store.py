@@ -23,7 +23,7 @@ from ..mail.events import EventSink, HistoryEvent, Service, no_events
 from ..mail.ids import IdMaker, id_key, time_floor
 from . import damage, salvage
 from .environment import Disk, Environment
-from .incoming import Incoming
+from .incoming import Incoming, Moving
 from .indexing import Indexer
 from .interfaces import (
     Charge,
@@ -91,6 +91,7 @@ class LmdbStore:
         self._environment: Environment | None = None
         self._ids: IdMaker | None = None
         self._owner = 0
+        self._moving = Moving()
         self._reclaiming = False
         self._overdue: set[bytes] = set()  # by their keys in ``owned``, as the last look found them
         self._stops: list[Deferred[None]] = []
@@ -165,7 +166,7 @@ class LmdbStore:
             raise disk_full()
         if self._writer.broken is not None:
             raise self._writer.broken.anew()
-        return Incoming(self.new_id(), self._owner, self._writer)
+        return Incoming(self.new_id(), self._owner, self._writer, self._moving)
 
     def problem(self) -> str:
         """Why nothing more can be written."""

@@ -51,9 +51,6 @@ REST = 2.0
 GATHER = 0.005
 """Seconds at most for which they are."""
 
-ENOUGH = 20
-"""Operations that need not wait for more."""
-
 LAZY = 0.5
 """Seconds after which what waits for the next commit makes one of its own."""
 
@@ -89,6 +86,7 @@ class ThreadWriter(Writer):
         self._at_work = False
         self._start_call: IDelayedCall | None = None
         self._start_soon = False
+        self._gathering = False
         self._breath_call: IDelayedCall | None = None
         self._breath = 0.0
         self._closing: Deferred[None] | None = None
@@ -126,9 +124,11 @@ class ThreadWriter(Writer):
         elif self._start_call is None:
             self._start_call = self._reactor.callLater(LAZY if lazily else 0, self._start)
             self._start_soon = not lazily
-        elif not lazily and (not self._start_soon or len(self._waiting) == ENOUGH):
+            self._gathering = False
+        elif not lazily and (not self._start_soon or (self._gathering and self._waiting.enough)):
             self._start_call.reset(0)
             self._start_soon = True
+            self._gathering = False
         return operation.deferred
 
     def _gather(self, commit: Commit | None) -> None:
@@ -137,11 +137,11 @@ class ThreadWriter(Writer):
         A commit costs about a millisecond for itself, whatever is in it, and other processes want the write lock, too.
         """
         rest = 0.0 if commit is None else min(REST * (commit.locked + commit.took), GATHER)
-        if len(self._waiting) >= ENOUGH or self._closed or not rest:
+        if self._waiting.enough or self._closed or not rest:
             self._start()
         elif self._start_call is None:
             self._start_call = self._reactor.callLater(rest, self._start)
-            self._start_soon = True
+            self._start_soon = self._gathering = True
 
     def _start(self) -> None:
         if self._start_call is not None and self._start_call.active():

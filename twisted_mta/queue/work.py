@@ -31,6 +31,13 @@ MAX_BULK = 1 << 20
 """The same for bulk operations: a large message takes part of a batch, and leaves the rest to small ones."""
 
 
+ENOUGH = 20
+"""Operations that need not wait for more."""
+
+ENOUGH_BULK = 8
+"""The same of bulk operations: chunks of a message, whose sender waits until they are on the disk."""
+
+
 class Waiting:
     """The operations that wait for the writer.  ``since`` is when (``time.monotonic``) the first of them came, or the
     batch before theirs was begun, whichever was later."""
@@ -47,6 +54,11 @@ class Waiting:
 
     def __len__(self) -> int:
         return len(self._prompt) + len(self._bulk)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is enough for a commit of its own, so that nothing is gained by waiting for more."""
+        return len(self) >= ENOUGH or len(self._bulk) >= ENOUGH_BULK
 
     def add(self, operation: Operation) -> None:
         """Put an operation in line."""

@@ -86,7 +86,15 @@ class _Quick(tcp.Connection):
             return main.CONNECTION_LOST
         if not size:
             return main.CONNECTION_DONE
-        self.protocol.dataReceived(bytes(_view[:size]))
+        try:
+            data = bytes(_view[:size])
+        except MemoryError:
+            starved = getattr(self.protocol, "starved", None)
+            if starved is None:
+                raise
+            starved(size)
+            return None
+        self.protocol.dataReceived(data)
         return None
 
 

@@ -27,7 +27,7 @@ from ..runtime.coroutines import run
 from ..wire import commands as c
 from ..wire import sasl
 from ..wire.server import ServerConnection, constant
-from . import authentication, greeting, offers, telling, transaction
+from . import authentication, greeting, lingering, offers, telling, transaction
 from .commands import HANDLERS
 from .reception import Inbound
 from .tls import HANDSHAKE, tls_facts
@@ -75,6 +75,10 @@ class MtaServer(ESMTP):
     challengers: dict[bytes, Any] = {}
     factory: MtaServerFactory
     transport: Any
+    lingering = 0
+    """Octets that are still read away after the last reply; 0: it is not waited for the client's end."""
+    _unheard = False
+    """Whether the client says more than is listened to, so that its last reply needs care to arrive."""
 
     def __init__(self, factory: MtaServerFactory) -> None:
         # ESMTP.__init__ is left out: it prepares the stock engine, and would cost each session a kilobyte.
@@ -155,6 +159,9 @@ class MtaServer(ESMTP):
         breath with the end of a message and shut down for writing, as Exim does, and without an answer it would send
         the message again.  Nobody is waited for who has nothing under way."""
         self._hung_up = True
+        if self.lingering:
+            self.transport.loseConnection()
+            return
         pending, wire = self.wire.pending, self.wire
         served = isinstance(pending, c.ContentEnd | c.ChunkEnd) or (wire.buffered and wire.state != "connect")
         if not served or not (self._busy or self._throttled):
@@ -169,16 +176,25 @@ class MtaServer(ESMTP):
         """Give bytes to the core.  The stock one cuts lines at LF and runs each at once."""
         wire = self.wire
         if wire.state == "closed":
+            lingering.heard(self, len(data))
             return
         try:
             self._received_data(data)
         except MemoryError:
-            _log.error("There was no memory for what {session} said; it ends", session=self.peer.session)
-            if self._busy:  # what is under way is answered first: a client must not take a message for refused
-                self._read(False)  # something of what was said is missing, so nothing behind it may be heard
-                self.readConnectionLost()
-            else:
-                self._finish(NO_MEMORY_LEFT, "error")
+            self.starved(len(data))
+
+    def starved(self, octets: int) -> None:
+        """There was no memory for so many octets that the client has sent."""
+        if self.wire.state == "closed":
+            lingering.heard(self, octets)
+            return
+        _log.error("There was no memory for what {session} said; it ends", session=self.peer.session)
+        self._unheard = True
+        if self._busy:  # what is under way is answered first: a client must not take a message for refused
+            self._read(False)  # something of what was said is missing, so nothing behind it may be heard
+            self.readConnectionLost()
+        else:
+            self._finish(NO_MEMORY_LEFT, "error")
 
     def _received_data(self, data: bytes) -> None:
         wire = self.wire
@@ -208,6 +224,8 @@ class MtaServer(ESMTP):
                 if self.peer.commands > self.factory.settings.smtp.commands and self._too_many(kind):
                     self.reply(TOO_MANY_COMMANDS)
                     continue
+            if kind is c.ContentEnd and event.lost:  # type: ignore[attr-defined]
+                self._unheard = True
             HANDLERS[kind](self, event)
             if len(self._out) > OUTPUT:
                 self.flush()
@@ -329,7 +347,11 @@ class MtaServer(ESMTP):
         self.wire.close()
         self.deadline = self.factory.clock.seconds() + GOODBYE
         self.transport.unregisterProducer()  # else the transport would wait for more from us
-        self.transport.loseConnection()
+        if self._unheard:
+            self._unheard = False  # the client's own end is the end
+            lingering.begin(self)
+        else:
+            self.transport.loseConnection()
 
     def _finish(self, reply: Reply, reason: str) -> None:
         """Say a last word that no command has asked for (RFC 5321 §3.8), and close."""
