@@ -45,8 +45,10 @@ format: $(STAMP) ## lay the code out as lint wants it
 bench: $(STAMP) ## measure against Postfix and the peers found, side by side; writes docs/performance.md (needs root)
 	$(BIN)/python bench/run.py $(ARGS)
 
-docs: $(STAMP)  ## regenerate docs/configuration.md and conf/mta.toml from the settings
+docs: $(STAMP)  ## regenerate what is made of the program: configuration, commands and metrics in docs/, conf/mta.toml
 	$(BIN)/python -m twisted_mta.config.reference
+	$(BIN)/python -m twisted_mta.admin.manual > docs/commands.md
+	$(BIN)/python -m twisted_mta.admin.metrics > docs/metrics.md
 
 clean:          ## remove what make made, and the demonstration's state
 	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache _trial_temp*

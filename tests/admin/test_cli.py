@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.admin.case import CliCase
-from twisted_mta.admin.cli import COMMANDS, cli
+from twisted_mta.admin.cli import COMMANDS, cli, main
 from twisted_mta.admin.manual import manual
 
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
@@ -90,6 +91,12 @@ class Options(CliCase):
         done = subprocess.run([*command, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
         os.close(writer)
         self.assertEqual((done.returncode, done.stderr), (1, ""))
+
+    def test_ctrl_c_before_the_command_begins(self) -> None:
+        for step in ("_quiet", "cli.main"):
+            with mock.patch(f"twisted_mta.admin.cli.{step}", side_effect=KeyboardInterrupt):
+                ended = self.assertRaises(SystemExit, main, ["--version"])
+            self.assertEqual(ended.code, 1)
 
     def test_near_misses(self) -> None:
         self.error("custmer", "list", code=2)

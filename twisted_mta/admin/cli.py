@@ -63,9 +63,12 @@ def _quiet() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The entry point of ``mta``."""
-    _quiet()
     try:
+        _quiet()
         cli.main(args, prog_name="mta")
+    except KeyboardInterrupt:  # while modules are read; later click says the same
+        click.echo("Aborted!", err=True)
+        sys.exit(FAILED)
     except MemoryError:
         click.echo("mta: out of memory", err=True)
         sys.exit(UNAVAILABLE)

@@ -28,7 +28,8 @@ HEADERS = {
 }
 
 _PAGE = b"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>twisted-mta</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>twisted-mta</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:4em auto;padding:0 1em}</style></head>
 <body><h1>twisted-mta</h1>
 <ul><li><a href="/healthz">/healthz</a>: is the service well?</li>
