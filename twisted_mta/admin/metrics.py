@@ -89,6 +89,7 @@ SCHEDULER_GAUGES: tuple[tuple[str, str, Callable[[IWatchedScheduler], float]], .
 
 ALARMS = (
     "disk-low",
+    "queue-damaged",
     "reload-failed",
     "settlement-failed",
     "settlement-lost",

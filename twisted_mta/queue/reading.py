@@ -235,7 +235,7 @@ class Reader:
         words = message_id.encode()
         found: list[str] = []
         key, looked, rest = safe_id_key(before), 0, b""
-        with self._environment.read() as txn, txn.cursor(self._tables.history) as cursor:
+        with self._environment.read() as txn, damage.named(), txn.cursor(self._tables.history) as cursor:
             more = cursor.prev() if key is not None and cursor.set_range(key) else cursor.last()
             while more:
                 place, raw = cursor.item()
