@@ -147,6 +147,9 @@ class Load:
             if not page:
                 continue
             message, it = self.random.choice(page)
+            if self.random.random() < 0.2:
+                await self.remove(message.id, it.destination)
+                continue
             action = self.random.choice(["retry", "hold", "release", "release", "remove"])
             if action == "remove":
                 self.tell("-", message.id, it.destination)
@@ -154,12 +157,28 @@ class Load:
             if action == "remove":
                 self.tell("S", message.id, it.destination)
 
+    async def remove(self, mid: str, destination: str) -> None:
+        """By a filter: in force once it is answered, and worked off at random, or by who comes after."""
+        match = QueueFilter(id=mid) if self.random.random() < 0.5 else QueueFilter(id=mid, destination=destination)
+        known = {destination} if match.destination else {it.destination for it in self.store.deliveries(mid)}
+        for name in known:
+            self.tell("-", mid, name)
+        await self.store.remove(match, "root", time.time(), self.random.choice([0.0, 0.0, 0.001, None]))
+        for name in known:
+            self.tell("S", mid, name)
+
+    async def sweeper(self) -> None:
+        """Works off removals, as the upkeep does."""
+        while True:
+            await self.wait(self.random.choice([0.001, 0.02, 0.1]))
+            await self.store.work_off()
+
     async def run(self) -> None:
         await self.store.start()
         self.tell("READY")
         await self.store.reclaim()
         jobs = [self.sender(False) for _ in range(SENDERS)] + [self.sender(True) for _ in range(LARGE)]
-        jobs += [self.worker() for _ in range(WORKERS)] + [self.operator()]
+        jobs += [self.worker() for _ in range(WORKERS)] + [self.operator(), self.sweeper()]
         for job in jobs:
             Deferred.fromCoroutine(job).addErrback(self.failed)
 
@@ -198,7 +217,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self.counts = {"A": 0, "S": 0, "R": 0, "X": 0}
+        self.counts = {"A": 0, "S": 0, "R": 0, "X": 0, "W": 0}
         self.lines: list[str] = []
 
     def read(self, line: str) -> None:
@@ -227,6 +246,10 @@ class Ledger:
     def check(self, store: LmdbStore) -> None:
         left = fired(store.verify(False))
         assert left == [], left
+        while fired(store.work_off()):
+            self.counts["W"] += 1
+            left = fired(store.verify(False))
+            assert left == [], left
         assert store._environment is not None
         with store._environment.read() as txn:
             assert txn.stat(store._environment.tables.spool)["entries"] == 0, "the spool is not empty"
@@ -348,7 +371,7 @@ def main() -> None:
     counts = ledger.counts
     print(
         f"{rounds} rounds: {counts['A']} accepted, {counts['S']} settled, {counts['R']} reports, {counts['X']} aborted,"
-        f" {len(ledger.entries)} queued"
+        f" {len(ledger.entries)} queued, {counts['W']} commits of removals that the dead had begun"
     )
 
 

@@ -39,12 +39,16 @@ from .settler import Settler
 from .shares import Shares, Tell
 
 TICK = 1.0
+"""Seconds between two looks at what is due and at what operators did."""
+
 NOTICE = 0.05
 """Seconds after which nothing is begun without a look whether an operator has removed it, or put it on hold."""
-UNKNOWN = -1
+
 COMMITTED = 5.0
 """Seconds that may lie between the commit of a message and its offer: what an operator did meanwhile is looked up."""
-"""Seconds between two looks at what is due and at what operators did."""
+
+UNKNOWN = -1
+"""In place of the number of an operator's last action that is known to have left an entry alone."""
 
 RECLAIM = 2
 """Ticks between two looks for processes that have died."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
 from time import monotonic, sleep
@@ -11,15 +11,17 @@ from typing import Any
 
 from ..mail.envelope import Delivery, Lane, Message
 from ..mail.events import HistoryEvent
-from ..mail.ids import ID_BYTES, key_id
+from ..mail.ids import ID_BYTES, id_key, key_id
 from . import damage
 from .environment import Disk, Environment, Tables, Txn
 from .interfaces import Charge, Page, QueueFilter, QueueStats, QuotaExceeded, Removal, Usage
-from .pending import Removals, all_removals, removals_in
+from .pending import Removals, all_removals, delivery_of, removals_in
 from .pieces import joined, whole
 from .quota import Counters
 from .records import (
     DESTINATION_BYTES,
+    DUE_BYTES,
+    LANE_BYTES,
     META_CHANGES,
     META_REMOVING,
     OWNED_BYTES,
@@ -33,6 +35,7 @@ from .records import (
     decode_history,
     decode_lane,
     decode_message,
+    delivery_key,
     key_time,
     owner_key,
     safe_id_key,
@@ -41,12 +44,16 @@ from .records import (
 )
 from .rules import came_with
 from .searching import Search, prefixed, totals_of
+from .terms import reason_key
 
 PASSED = 20_000
 """How many due lanes of other workers may be passed in one look."""
 
 DAMAGED = 1000
 """Messages that can't be read that are passed for the oldest one that can."""
+
+_LAST = b"\xff" * STORY_BYTES
+"""After a message's key: behind all of its history."""
 
 KNOWN_LANES = 100_000
 """Of how many lanes is remembered that they are another worker's."""
@@ -278,6 +285,32 @@ class Reader:
     def removed(self, row: RemovalRow, limit: int, seconds: float) -> Page:
         """The next deliveries that fall under a removal, on any thread; it is looked for so many seconds."""
         return self._page(row.match, row.after, limit, row.began, monotonic() + seconds, row)
+
+    def touch(self, found: Sequence[tuple[Message, Delivery]]) -> None:
+        """Have what is to be removed with these in memory, on any thread: a write transaction that waits for the disk
+        makes all others wait."""
+        tables = self._tables
+        with self._environment.read_in_thread(buffers=True) as txn, txn.cursor(tables.history) as history:
+            for message, delivery in found:
+                mid = id_key(message.id)
+                txn.get(chunk_key(mid, 0), db=tables.content)
+                history.set_range(mid + _LAST)
+                if delivery.last_reply:
+                    key = delivery_key(mid, delivery.destination)
+                    txn.get(reason_key(delivery.last_reply) + key, db=tables.reason)
+
+    def touch_lanes(self, entries: Sequence[bytes]) -> None:
+        """The same of entries of lanes, in order."""
+        tables, last = self._tables, b""
+        with self._environment.read_in_thread(buffers=True) as txn:
+            for entry in entries:
+                txn.get(entry[:DUE_BYTES], db=tables.lanes)
+                txn.get(delivery_of(entry[:DUE_BYTES]), db=tables.delivery)
+                lane = entry[:LANE_BYTES]
+                if lane != last:
+                    raw = txn.get(lane, db=tables.lanes)
+                    txn.get((decode_lane(raw).wake if raw is not None else b"") + lane, db=tables.wake)
+                    last = lane
 
     def note(self, key: bytes) -> bytes | None:
         """What is in ``meta`` under a key, on any thread."""

@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from ..mail.envelope import Delivery, Message
 from ..mail.events import EventSink, Service
@@ -63,6 +63,9 @@ CLEARED = 1000
 
 MOST = 1_000_000
 """Entries that are written down before they are removed."""
+
+TOUCHERS = 3
+"""Threads that read what is to be removed."""
 
 LOOK = 0.1
 """Seconds for which the next deliveries are looked for."""
@@ -317,15 +320,23 @@ class Remover:
                 ended = await self._submit(Clear(row))
             elif row.forgetting:
                 entries = await self._read(self._entries, row)
+                await self._touch(self._reader.touch_lanes, entries)
                 ended = await self._submit(Forget(row, entries, self._owner))
             else:
                 page = await self._read(self._reader.removed, row, DELIVERIES, LOOK)
+                await self._touch(self._reader.touch, page.found)
                 ended = await self._submit(TakeOut(row, page, self._owner))
         finally:
             self._at_work = False
         if ended is not None:
             self._tell(ended)
         return True
+
+    async def _touch(self, touch: Callable[[Any], None], found: Sequence[Any]) -> None:
+        """Have several threads wait for the disk at once."""
+        part = -(-len(found) // TOUCHERS) or 1
+        parts = [found[at : at + part] for at in range(0, len(found), part)]
+        await gatherResults([self._read(touch, some) for some in parts])
 
     def _entries(self, row: RemovalRow) -> list[bytes]:
         """The next entries to be removed from lanes, in a thread.  Where they come from is kept for the next time."""
