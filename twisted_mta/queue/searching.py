@@ -171,16 +171,17 @@ class Search:
             or (match.state is not None and delivery.state != match.state)
         ):
             return None
-        row = self._txn.get(mid, db=self._tables.message)
-        if row is None:
-            return None
-        message = decode_message(row)
-        if not matches(match, message, delivery, self._now):
-            return None
         removals = self._removals
-        if removals is not None and removals.of(mid, delivery, lambda: message) is not None:
+        if removals is not None and removals.of(mid, delivery, lambda: self._message(mid)) is not None:
+            return None
+        message = self._message(mid)
+        if message is None or not matches(match, message, delivery, self._now):
             return None
         return message, delivery
+
+    def _message(self, mid: bytes) -> Message | None:
+        row = self._txn.get(mid, db=self._tables.message)
+        return decode_message(row) if row is not None else None
 
     # Which way
 
