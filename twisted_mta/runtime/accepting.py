@@ -26,7 +26,7 @@ LINED_UP = 48
 """The same where there is a line, unless other work has come off badly: what each turn and each commit cost for
 themselves is shared by more then.  Still a turn takes no more than some 20 ms."""
 
-SHARED = 16
+SHARED = 8
 """The same where other processes accept from the socket too, of which none is idle when there is a line."""
 
 REFUSED = 256
