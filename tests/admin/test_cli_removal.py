@@ -29,6 +29,8 @@ class Removing(CliCase):
         self.assertEqual((first["removal"], first["ended"], first["deliveries"]), (1, None, 0))
         self.assertEqual(first["filter"], {"destination": "smtp:a.example"})
         self.assertIn("so far", self.out("queue", "removals")[1])
+        status = self.run_mta("status", code=4).stdout
+        self.assertRegex(status, r"Being removed +0 deliveries of it so far: see mta queue removals")
 
     def test_waiting_for_its_end(self) -> None:
         value = self.json("queue", "remove", "--destination", "a.example", "--yes", "--wait")

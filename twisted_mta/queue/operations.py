@@ -38,7 +38,7 @@ from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, un
 
 replace = msgspec.structs.replace
 
-PASSED = 500
+PASSED = 200
 """Entries of a lane that one claim looks at, where much of it may be removed."""
 
 SWEEP_PIECES = 1024

@@ -50,6 +50,7 @@ def status(context: Context) -> None:
         if running is None and not context.state_dir.exists():
             raise
     stats = store.stats() if store is not None else None
+    removing = [it for it in store.removals() if it.ended is None] if store is not None else []
     found = busiest(walk(store, QueueFilter(), limit=_SAMPLE)) if store is not None else []
 
     def lines() -> list[str]:
@@ -68,6 +69,9 @@ def status(context: Context) -> None:
                 f"{size(stats.map_used)} of a map of {size(stats.map_size)}, {size(stats.disk_free)} of disk free",
             ),
         ]
+        if removing:
+            words = f"{many(sum(it.deliveries for it in removing), 'delivery', 'deliveries')} of it so far"
+            pairs.append(("Being removed", f"{words}: see mta queue removals"))
         shown += ["", paint("Queue", "bold"), *facts(pairs, width)]
         if found:
             title = "Busiest destinations"
@@ -81,6 +85,7 @@ def status(context: Context) -> None:
         "service": msgspec.to_builtins(running),
         "uptime": context.now() - running.started if running is not None else None,
         "queue": msgspec.to_builtins(stats),
+        "removing": [it.number for it in removing],
         "destinations": [
             {name: getattr(one, name) for name in one.__struct_fields__ if name != "last_attempt"}
             for one in found[:_SHOWN]
