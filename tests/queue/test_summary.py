@@ -49,7 +49,7 @@ def summaries(queue: Queue) -> list[tuple[bool, int]]:
     assert environment is not None
     with environment.read() as txn:
         headers = [Header.read(raw) for key, raw in txn.cursor(environment.tables.summary) if len(key) == 10]
-    return [(header.ready, header.struck) for header in headers]
+    return [(header.ready, header.struck.bit_count()) for header in headers]
 
 
 def fill(queue: Queue, count: int) -> list[str]:
@@ -67,7 +67,7 @@ def test_bits(count: int) -> None:
     for number, those in enumerate(segments):
         bits.add(number, those)
     pages = dict(bits.rows(b"e" * 10))
-    header = Header(True, bits.pages, b"t" * 8, [b"e" * 10] * 64)
+    header = Header(True, bits.pages, b"t" * 8, 5, b"d" * 10, [b"e" * 10] * 64)
 
     def ask(term: int) -> int:
         return having(header, term, lambda number: pages[b"e" * 10 + number.to_bytes(2, "big")])

@@ -110,6 +110,7 @@ class Enter(Operation):
             return
         if self._last != end:
             batch.txn.put(end, b"", db=table)
+            strike(batch.txn, batch.tables, self._last, void=True)
         batch.txn.put(self._last, self._segment, db=table)
 
 

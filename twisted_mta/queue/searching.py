@@ -344,24 +344,27 @@ class Search:
     def _with_terms(self, terms: list[int], start: bytes) -> Iterator[Candidate]:
         end, position = self._end, start
         with self._segments.cursor(self._tables.segment) as cursor:
-            more, sieve = cursor.set_range(start[:ID_BYTES]), Sieve(self._segments, self._tables, terms)
+            sieve = Sieve(self._segments, self._tables, terms)
+            more = cursor.set_range(sieve.next(start[:ID_BYTES]) or b"\0")
             while more:
                 last, raw = bytes(cursor.key()), cursor.value()
-                if sieve.lacks(last):  # not a page of it is touched
-                    pass
-                elif is_segment(raw):
+                if is_segment(raw):
                     for mid in Segment(raw).having(terms):
                         if mid >= end:
                             return
                         if mid >= start[:ID_BYTES]:
                             yield from prefixed(self._txn, self._tables.delivery, mid, start)
                 else:
+                    if cursor.prev():  # what was passed over has nothing
+                        position = max(position, bytes(cursor.key()) + _BEHIND)
                     yield from self._in_turn(position, min(end, last + _BEHIND))
                 if last >= end:
                     return
                 yield last, None
                 position = last + _BEHIND
-                more = cursor.next()
+                more = cursor.set_range(sieve.next(last + b"\0"))
+            if cursor.last():
+                position = max(position, bytes(cursor.key()) + _BEHIND)
         yield from self._in_turn(max(position, start), end)
 
     # All rows

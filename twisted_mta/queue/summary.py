@@ -1,11 +1,12 @@
 """Which of the segments of :mod:`.terms` certainly do not have a term, said for 64 of them at once.
 
-To ask ten thousand segments is to read a page or two of each, from anywhere in the file.  A *summary* says beforehand
-which of its 64 segments need not be asked: it has a Bloom filter for each, of which it keeps the same bit of all 64
-together, as one word, and all words of a term in one page.  So one page tells of 64 segments what few of them have.
+To ask ten thousand segments is to read all of them: py-lmdb touches all pages of a value that a cursor comes to.  A
+*summary* says beforehand which of its 64 segments need not be asked: it has a Bloom filter for each, of which it keeps
+the same bit of all 64 together, as one word, and all words of a term in one page.  So one page tells of 64 segments
+what few of them have.
 
 A summary is a row of its own, which lists the last ids of its segments, and its pages.  Whoever changes a segment
-strikes it from that list, and it is asked again.
+strikes it in that list, and it is asked again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, Final
@@ -26,57 +28,56 @@ from .pieces import PIECE
 GROUP: Final = 64
 """Segments of one summary: the bits of a word."""
 
-BITS: Final = 12
-"""Bits for each term of the segment that has most of them: one segment of some 200 is asked in vain."""
+BITS: Final = 16
+"""Bits for each term of the segment that has most of them: one segment of a thousand is asked in vain."""
 
 WORDS: Final = PIECE // 8
 """Words of a page."""
 
-_MARK, _READY = 1, 2
-_HEAD = Struct("=BxH8s")  # which of these, pages, and what tells one mark from another
-_STRUCK = bytes(ID_BYTES)
+_MARK, _READY = 3, 4
+_HEAD = Struct(f"=BxH8sQ{ID_BYTES}s")  # which of these, pages, what tells marks apart, what is struck, first
+_LAST = b"\xff" * (ID_BYTES + 1)
 _SHIFTS = (55, 46, 37, 28, 19, 10)
 
 
 class Header(msgspec.Struct):
     """The row of a summary: under the last of its segments, the last ids of all, in order.
 
-    One that is not ``ready`` is being made, and ``token`` says by whom.
+    One that is not ``ready`` is being made, and ``token`` says by whom; or it is void.  ``first`` is the end of the
+    segment before all of them, and ``struck`` has a bit for each of which nothing is said any more.
     """
 
     ready: bool
     pages: int
     token: bytes
+    struck: int
+    first: bytes
     ends: list[bytes]
 
     @classmethod
-    def new(cls, ends: Sequence[bytes]) -> Header:
+    def new(cls, first: bytes, ends: Sequence[bytes]) -> Header:
         """One that is to be made."""
-        return cls(False, 0, os.urandom(8), list(ends))
+        return cls(False, 0, os.urandom(8), 0, first, list(ends))
 
     @classmethod
     def read(cls, raw: bytes | memoryview) -> Header:
         """From its row."""
-        state, pages, token = _HEAD.unpack_from(raw)
+        state, pages, token, struck, first = _HEAD.unpack_from(raw)
         rest = bytes(raw[_HEAD.size :])
         ends = [rest[at : at + ID_BYTES] for at in range(0, len(rest), ID_BYTES)]
-        return cls(state == _READY, pages, token, ends)
+        return cls(state == _READY, pages, token, struck, first.rstrip(b"\0") and first, ends)
 
     def row(self) -> bytes:
         """As it is stored."""
-        return _HEAD.pack(_READY if self.ready else _MARK, self.pages, self.token) + b"".join(self.ends)
+        state = _READY if self.ready else _MARK
+        return _HEAD.pack(state, self.pages, self.token, self.struck, self.first) + b"".join(self.ends)
 
     def strike(self, end: bytes) -> bool:
         """Say nothing of a segment any more.  Whether something was said of it."""
-        if end not in self.ends:
-            return False
-        self.ends[self.ends.index(end)] = _STRUCK
-        return True
-
-    @property
-    def struck(self) -> int:
-        """Of how many segments nothing is said any more."""
-        return self.ends.count(_STRUCK)
+        bit = 1 << self.ends.index(end) if end in self.ends else 0
+        new = bit & ~self.struck
+        self.struck |= bit
+        return bool(new)
 
 
 def page_key(end: bytes, number: int) -> bytes:
@@ -131,42 +132,52 @@ def having(header: Header, term: int, page: Callable[[int], bytes | memoryview |
 
 
 class Sieve:
-    """Passes over segments, in order, that do not have all of some terms; in the snapshot of ``txn``."""
+    """Leads past segments that do not have all of some terms; in the snapshot of ``txn``."""
 
     def __init__(self, txn: Any, tables: Tables, terms: Sequence[int]) -> None:
         self._txn = txn
         self._table = tables.summary
         self._terms = terms
-        self._end = b""
-        self._without: frozenset[bytes] | set[bytes] = frozenset()
+        self._first = self._end = b""
+        self._asked: Sequence[bytes] | None = ()
 
-    def lacks(self, last: bytes) -> bool:
-        """Whether the segment with that last id certainly has nothing; those before it are not asked for again."""
-        if last > self._end:
-            self._load(last)
-        return last in self._without
+    def next(self, start: bytes) -> bytes:
+        """Where the next segment that is to be asked ends, or later than any before it: at ``start`` or behind it."""
+        while True:
+            if start > self._end or not self._end:
+                self._load(start)
+            if self._asked is None or (self._first and start <= self._first):
+                return start
+            at = bisect_left(self._asked, start)
+            if at < len(self._asked):
+                return self._asked[at]
+            start = self._end + b"\0"
 
-    def _load(self, last: bytes) -> None:
-        self._end, self._without = b"\xff" * ID_BYTES, frozenset()
+    def _load(self, start: bytes) -> None:
+        self._first, self._end, self._asked = b"", _LAST, None
         with self._txn.cursor(self._table) as cursor:
-            if not cursor.set_range(last):
+            more = cursor.set_range(start) if start else cursor.first()
+            while more and len(cursor.key()) != ID_BYTES:  # the pages of the one before
+                more = cursor.set_range(bytes(cursor.key()[:ID_BYTES]) + b"\xff\xff\xff")
+            if not more:
                 return
-            end = bytes(cursor.key())
-            if len(end) != ID_BYTES:
-                return
-            header = Header.read(cursor.value())
-        self._end = end
+            self._end, header = bytes(cursor.key()), Header.read(cursor.value())
         if header.ready:
-            found = -1
+            found, end = -1, self._end
             for term in self._terms:
                 found &= having(header, term, lambda number: self._txn.get(page_key(end, number), db=self._table))
-            self._without = {it for number, it in enumerate(header.ends) if not found >> number & 1}
+            found |= header.struck
+            self._first = header.first
+            self._asked = [it for number, it in enumerate(header.ends) if found >> number & 1]
 
 
-def strike(txn: Any, tables: Tables, last: bytes) -> None:
-    """A segment is not what it was: no summary may say anything of it."""
+def strike(txn: Any, tables: Tables, last: bytes, void: bool = False) -> None:
+    """A segment is not what it was: no summary may say anything of it.  ``void``: there is one more than there were."""
     with txn.cursor(tables.summary) as cursor:
         if cursor.set_range(last) and len(cursor.key()) == ID_BYTES:
             header = Header.read(cursor.value())
-            if header.strike(last):
-                cursor.put(bytes(cursor.key()), header.row())
+            if void and last > header.first:
+                header.ready, header.token = False, bytes(8)
+            elif not header.strike(last):
+                return
+            cursor.put(bytes(cursor.key()), header.row())

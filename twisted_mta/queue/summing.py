@@ -114,7 +114,7 @@ class Summarizer:
         if isinstance(wanted, bytes):
             await submit(GiveUp(wanted))
             return not self._stopped
-        header = Header.new(wanted)
+        header = Header.new(*wanted)
         await submit(Announce(header))
         gathered = await read(self._gather, header)
         if gathered is not None:
@@ -123,8 +123,8 @@ class Summarizer:
 
     # In a thread
 
-    def _wanted(self) -> list[bytes] | bytes | None:
-        """The ends of segments that are to have a summary, or the last one's of a summary that is to be removed."""
+    def _wanted(self) -> tuple[bytes, list[bytes]] | bytes | None:
+        """The end before segments that are to have a summary, and theirs; or that of a summary that is to go."""
         run: list[bytes] = []
         with (
             self._environment.read_in_thread(buffers=True) as txn,
@@ -142,7 +142,7 @@ class Summarizer:
                     end, ends = b"\xff" * ID_BYTES, frozenset()
                     if summaries.set_range(last):
                         end, header = bytes(summaries.key()), Header.read(summaries.value())
-                        if not header.ready or header.struck > WORN:
+                        if not header.ready or header.struck.bit_count() > WORN:
                             return end
                         ends = frozenset(header.ends)
                 if last in ends:
@@ -155,7 +155,7 @@ class Summarizer:
                     run.append(last)
                     if len(run) == GROUP:
                         self._position = before
-                        return run
+                        return before, run
                 more = cursor.next()
             self._position = before if more else b""
         return None

@@ -91,7 +91,7 @@ class Lookups:
             return self._txn.get(page_key(end, number), db=self._tables.summary)
 
         for number, last in enumerate(header.ends):
-            if any(last):
+            if not header.struck >> number & 1:
                 raw = self._txn.get(last, db=self._tables.segment)
                 if raw is None or not is_segment(raw):
                     return False
