@@ -180,7 +180,7 @@ class Service(Preloaded):
         self.full: list[tuple[float, float]] = []
         self._settings = {
             "workers": workers,
-            "worker_timeout": "6s",
+            "worker_timeout": "15s",  # who has no turn for a while, beside other work, is not one that hangs
             "dns": {"servers": [f"{LOOPBACK}:{far.dns_port}"], "timeout": "1s", "attempts": 1},
             "relay": {
                 "networks": ["127.0.0.0/8"],

@@ -72,8 +72,6 @@ class Soak(Run):
 
     def __init__(self, seconds: float, rate: float, seed: str, keep: str = "") -> None:
         super().__init__(Mix(rate=rate), seed, 50 if seconds >= LONG else 10, keep)
-        # Beside other work for long, who has no turn for a while must not be taken for one that hangs.
-        self.settings = {"worker_timeout": "15s" if seconds >= LONG else "6s"}
         self.seconds = seconds
         self.samples: dict[int, list[Sample]] = {}
         self.removed: set[tuple[str, str]] = set()
