@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 import attrs
 
 SETTLING = 5.0
-"""Seconds that a 250 of the far side may lie before the death of who had it: then its commit was due long ago."""
+"""Seconds that a 250 of the far side may lie before the death of who had it: then its commit was due long ago.  And as
+many behind it, where the far side had no turn."""
 
 
 @attrs.define
@@ -132,7 +133,8 @@ def _explained(copy: Copy, deaths: list[Death], slack: list[tuple[float, float]]
             for begin, end in slack
             if min(end, death.until) > max(begin, copy.time)
         )
-        if death.since - allowed <= copy.time <= death.until:
+        # What a process sent just before it died may be read, and answered, when it is gone.
+        if death.since - allowed <= copy.time <= death.until + SETTLING:
             return max(0.0, death.since - copy.time)
     return None
 

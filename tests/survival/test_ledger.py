@@ -53,10 +53,11 @@ class JudgeTests(SynchronousTestCase):
         for copies, things in ((twice, []), ([], twice)):
             self.wrong(judge([sent()], copies, things), "nobody died")
             self.wrong(judge([sent()], copies, things, deaths=[Death(8, 200.1, 200.2)]), "nobody died")
-            self.wrong(judge([sent()], copies, things, deaths=[Death(7, 199.0, 199.9)]), "nobody died")
+            self.wrong(judge([sent()], copies, things, deaths=[Death(7, 190.0, 194.9)]), "nobody died")
             late = Death(7, 200.1 + SETTLING, 201.0 + SETTLING)
             self.wrong(judge([sent()], copies, things, deaths=[late]), "nobody died")
             self.right(judge([sent()], copies, things, deaths=[late], slack=[(199.0, 201.0)]))
+            self.right(judge([sent()], copies, things, deaths=[Death(7, 199.0, 199.9)]))
             found = self.right(judge([sent()], copies, things, deaths=[Death(7, 200.5, 201.0)]))
             self.assertEqual((found.twice, found.latest), (1, 0.5))
 
