@@ -102,6 +102,7 @@ class Directory(CliCase):
         said = self.error("user", "add", "bob@acme.example", code=2)
         self.assertIn("use --password-stdin, --generate or --no-password", said)
         self.error("user", "add", "bob@acme.example", "--password-stdin", code=2, input="\n")
+        self.assertIn("5.1.3", self.error("user", "add", "bob acme.example", code=1))
 
     def test_senders_and_suspension(self) -> None:
         self.build()

@@ -32,6 +32,42 @@ NOW = 1_800_000_000.25
 CONTENT = b"Received: x\r\nFrom: bob@isp.example\r\nSubject: Hello\r\n\r\nHello\r\n.\r\nFrom here\r\n"
 
 
+class AbortTests(SynchronousTestCase):
+    """A delivery that is cancelled while a thread is at work on its file."""
+
+    def test_the_file_is_not_closed_in_the_middle_of_a_step(self) -> None:
+        """Its descriptor would be another file's by the time that the rest is written."""
+        folder = Path(self.mktemp())
+        files.make_maildir(folder)
+        copy = files.Copy(files.Box(Recipient("a@b.example", "a@b.example"), str(folder), "", b""), "one")
+        writing, go = threading.Event(), threading.Event()
+        write = os.write
+        done: list[bool] = []
+        closed: list[int] = []
+
+        def slow(fd: int, data: bytes) -> int:
+            writing.set()
+            go.wait(10)
+            done.append(not closed)
+            return write(fd, data)
+
+        close = os.close
+        with mock.patch("os.write", slow), mock.patch("os.close", lambda fd: (closed.append(fd), close(fd))):
+            thread = threading.Thread(target=copy.write, args=(b"x\r\n",))
+            thread.start()
+            writing.wait(10)
+            aborting = threading.Thread(target=copy.abort)
+            aborting.start()
+            aborting.join(0.2)
+            go.set()
+            thread.join(10)
+            aborting.join(10)
+        self.assertEqual((done, len(closed)), ([True], 1))
+        self.assertRaises(OSError, copy.write, b"more")
+        self.assertRaises(OSError, copy.finish)
+        self.assertEqual([path.name for kind in ("tmp", "new") for path in (folder / kind).iterdir()], [])
+
+
 class FakeContent:
     """A content in memory, or one that comes in pieces."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ AUTHORITY, STRANGER = trustme.CA(), trustme.CA()
 def authorities() -> str:
     """The file of those whom we trust."""
     folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     AUTHORITY.cert_pem.write_to_path(str(folder / "ca.pem"))
     return str(folder / "ca.pem")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import smtplib
 import stat
 from pathlib import Path
@@ -34,6 +35,7 @@ class LmtpCase(ServiceCase):
     def prepare(cls) -> None:
         cls.port = free_port()
         folder = peer_dir("socket")  # a path of a socket has 107 octets at most
+        cls.addClassCleanup(shutil.rmtree, folder, ignore_errors=True)
         folder.chmod(0o755)
         cls.path = folder / "lmtp"
         listener = {"role": "lmtp", "address": [LOOPBACK, f"unix:{cls.path}"], "port": cls.port, "socket_mode": "0666"}

@@ -1,7 +1,8 @@
 /* A disk that fails on demand: preloaded into a service.
 
    As long as the file named by MTA_FAULTS exists, calls on files whose path has a certain text in it fail.  The file has
-   one line, "ERRNO TEXT CALLS FIRST COUNT": the error's number; the text; "w" for calls that write, "s" for those that
+   one line, "ERRNO TEXT CALLS FIRST COUNT": the error's number, or a signal's with a minus sign, which the process then
+   sends itself before the call is made; the text; "w" for calls that write, "s" for those that
    sync, "ws" for both; how many such calls succeed before the first that fails, and how many fail then (0: all).  Calls
    are counted by each process, from when the file was last written. */
 #define _GNU_SOURCE
@@ -9,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,10 @@ static int fails(int fd, char call)
         pthread_mutex_unlock(&lock);
     }
     fclose(file);
+    if (failing && number < 0) {
+        kill(getpid(), -number);
+        return 0;
+    }
     if (failing)
         errno = number;
     return failing;

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.peers import wait_for
 from tests.peers.mta import Mta
 from tests.peers.rawsmtp import RawSmtp
-from tests.survival.service import Preloaded, alive
+from tests.survival.service import Preloaded, alive, state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -30,6 +30,7 @@ class DiskCase(SynchronousTestCase):
     """``promised`` are the subjects that had their 250; ``codes`` the refusals."""
 
     workers = 2
+    timeout = "60s"
 
     def setUp(self) -> None:
         self.promised: set[str] = set()
@@ -39,6 +40,7 @@ class DiskCase(SynchronousTestCase):
         self.mta = Preloaded(
             {
                 "workers": self.workers,
+                "worker_timeout": self.timeout,
                 "queue": {"retry": ["1s"]},
                 "smtp": {"connections_per_address": 1000},
             }
@@ -159,6 +161,34 @@ class WorkersTests(DiskCase):
         self.mta.trigger.unlink()
         self.assert_balanced(self.mta)
         self.assertEqual(list((self.mta.maildir(ANN) / "tmp").iterdir()), [])
+
+
+class CommitTests(DiskCase):
+    """What happens to a worker inside of a commit, where it has LMDB's write lock."""
+
+    timeout = "12s"
+
+    def died(self) -> list[str]:
+        """How workers have ended."""
+        return [event["detail"] for event in self.mta.events("service", what="worker-died")]
+
+    def test_hanging_with_the_write_lock(self) -> None:
+        """Nobody else can commit, until the parent misses its answers and kills it: the lock is the next one's then."""
+        before = set(self.mta.workers().values())
+        self.mta.fault(-signal.SIGSTOP, "/queue/data.mdb", "s", 0, 1)
+        with RawSmtp(self.mta.mx, timeout=5) as session:
+            session.ehlo()
+            session.send(f"MAIL FROM:<a@b.test>\r\nRCPT TO:<{ANN}>\r\nDATA\r\n".encode())
+            self.assertEqual([session.answer().code for _ in range(3)], [250, 250, 354])
+            self.open.add("hung")
+            session.send(b"Subject: hung\r\n\r\nx\r\n.\r\n")
+            wait_for("a process that hangs", lambda: any(state(it) in {"T", "t"} for it in before), 20)
+            self.mta.trigger.unlink()
+        wait_for("its end", lambda: any("no answer" in words for words in self.died()), 60)
+        self.sends("after")
+        wait_for("both workers", lambda: len(self.mta.workers()) == 2, 60)
+        self.assert_balanced(self.mta)
+        wait_for("health", self.mta.healthy)
 
 
 class OneProcessTests(DiskCase):

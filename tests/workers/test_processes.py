@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.error
 from collections import Counter
 from typing import Any
 
@@ -155,6 +156,39 @@ class DeathTests(ProcessCase):
         load.wait(30)
         self.balance(load)
         self.assertIn("no answer", self.mta.wait_event("service", what="worker-died")["detail"])
+
+    def test_a_worker_that_cannot_be_started_again(self) -> None:
+        """It is tried later and later, and named; the other has its destinations until it is back."""
+        load = Load(self.mta)
+        load.wait(30)
+        before = workers(self.mta)
+        lock = self.mta.state / "queue" / "lock.mdb"
+        lock.rename(lock.with_name("kept"))
+        lock.mkdir()  # whoever opens the queue from now on can't
+        try:
+            os.kill(before[1], signal.SIGKILL)
+            wait_for("deaths", lambda: len(self.mta.events("service", what="worker-died")) >= 5, 60)
+            words = self.mta.events("service", what="worker-died")[-1]["detail"]
+            self.assertIn("worker 1", words)
+            self.assertIn("can't be opened", words)
+            times = [event["time"] for event in self.mta.events("service", what="worker-died")]
+            self.assertGreater(times[-1] - times[-2], 0.9, "it is not tried later and later")
+            with self.assertRaises(urllib.error.HTTPError) as caught:
+                self.mta.http("/healthz")
+            self.assertEqual(caught.exception.code, 503)
+            self.assertIn("worker 1 is ", caught.exception.read().decode())
+            arrived = len(self.sink.messages())
+            load.wait(60)
+            self.assertTrue(alive(before[0]), "the other went with it")
+            # Of eight destinations some were the missing one's: all go out.
+            wait_for("mail of all destinations", lambda: len(self.sink.messages()) >= arrived + 50, 30)
+        finally:
+            lock.rmdir()
+            lock.with_name("kept").rename(lock)
+        wait_for("both workers", lambda: len(workers(self.mta)) == 2, 60)
+        load.wait(30)
+        self.balance(load)
+        self.assertEqual(self.mta.http("/healthz").strip(), "ok")
 
     def test_the_parent_is_killed(self) -> None:
         load = Load(self.mta)

@@ -56,6 +56,23 @@ class Upgrades(ProcessCase):
         os.kill(new, signal.SIGTERM)
         wait_for("the new one's end", lambda: not alive(new), 30)
 
+    def test_twice_at_once_and_a_reload_beside(self) -> None:
+        """One takes over; what comes after that to the old one is told that it is not the service any more."""
+        old = self.started()
+        self.mta.write_config({"smtp": {"banner": "changed"}})
+        for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGHUP):
+            os.kill(old, number)
+        self.mta.wait_event("service", 60, what="took-over")
+        wait_for("the old one's end", lambda: not alive(old), 60)
+        new = self.started()
+        self.assertNotEqual(new, old)
+        self.assertEqual(len(self.mta.events("service", what="took-over")), 1)
+        with RawSmtp(self.mta.mx) as session:
+            self.assertTrue(session.greeting.text.endswith("changed"), session.greeting.text)
+        wait_for("health", self.mta.healthy)
+        os.kill(new, signal.SIGTERM)
+        wait_for("the new one's end", lambda: not alive(new), 30)
+
     def test_one_that_fails_changes_nothing(self) -> None:
         old = self.started()
         good = self.mta.config.read_text()

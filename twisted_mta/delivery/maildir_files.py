@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -138,9 +139,13 @@ def box(template: str, state_dir: str, recipient: Recipient, sender: str, delimi
 
 
 class Copy:
-    """One file on its way into a Maildir: opened in ``tmp``, written, synced, linked into ``new``."""
+    """One file on its way into a Maildir: opened in ``tmp``, written, synced, linked into ``new``.
+
+    Any thread may abort it while another is at work on it.
+    """
 
     def __init__(self, wanted: Box, name: str) -> None:
+        self._lock = threading.Lock()  # a descriptor that is closed in the middle of a step may be another file's then
         self._name = name
         self._carry = b""
         self._lines = 0
@@ -157,15 +162,22 @@ class Copy:
             self._fd = os.open(self._path, flags, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Add content, as it is on the wire."""
-        if not self._binary:
-            data, self._carry = crlf_to_lf(data, self._carry)
-        if self._before:
-            data, self._before = self._before + data, b""
-        self._put(data)
+        """Add content, as it is on the wire.  Raises OSError, after an abort as well."""
+        with self._lock:
+            if not self._binary:
+                data, self._carry = crlf_to_lf(data, self._carry)
+            if self._before:
+                data, self._before = self._before + data, b""
+            self._put(data)
 
     def finish(self) -> str:
-        """Make it a message of the mailbox, durably.  The path of its file."""
+        """Make it a message of the mailbox, durably.  The path of its file.  Raises OSError, after an abort as well."""
+        with self._lock:
+            return self._finish()
+
+    def _finish(self) -> str:
+        if self._fd < 0:
+            raise OSError(errno.EBADF, "the delivery was given up")
         if self._carry:
             self._put(self._carry)
         os.fsync(self._fd)
@@ -188,13 +200,14 @@ class Copy:
         return str(path)
 
     def abort(self) -> None:
-        """Leave nothing behind."""
-        if self._fd >= 0:
+        """Leave nothing behind.  Waits for the end of a step that is under way."""
+        with self._lock:
+            if self._fd >= 0:
+                with suppress(OSError):
+                    os.close(self._fd)
+                self._fd = -1
             with suppress(OSError):
-                os.close(self._fd)
-            self._fd = -1
-        with suppress(OSError):
-            self._path.unlink()
+                self._path.unlink()
 
     def _put(self, data: bytes) -> None:
         self._lines += data.count(b"\n")

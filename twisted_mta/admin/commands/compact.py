@@ -38,7 +38,8 @@ def compact(context: Context, dry_run: bool) -> None:
     found = context.guard(use)
     if dry_run:
         free = max(0, found.file - found.used)
-        words = f"The queue's file has {size(found.file)}, of which {size(free)} can be given back."
+        words = f"Compacted, the queue's file would have {size(found.used)} instead of {size(found.file)}"
+        words += f", {size(free)} less. Nothing was changed." if free else ": it is not worth it. Nothing was changed."
         context.say({"file": found.file, "used": found.used}, lambda: words)
     else:
         words = f"The queue's file has {size(found.used)} instead of {size(found.file)}."

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from ...directory.interfaces import User
+from ...mail.address import AddressError, canonical
 from ..base import Group, pass_context
 from ..context import CommandError, Context, NotFound
 from ..tables import Cell, Column, table
@@ -64,6 +65,10 @@ def _with_password(record: User, password: str, generated: bool) -> dict[str, An
 @pass_context
 def user_add(context: Context, address: str, senders: tuple[str, ...], **source: bool) -> None:
     """Add a user of a domain. Asks for the password, unless told where it comes from."""
+    try:
+        canonical(address)  # before a password is asked for
+    except AddressError as error:
+        raise CommandError(str(error)) from None
     password, generated = new_password(**source)
     directory = context.directory(make=True)
     record = changed(lambda: directory.add_user(address, password, senders), "user", address)
