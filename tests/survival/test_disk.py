@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import signal
+import threading
 from collections import Counter
 
 import pytest
@@ -171,6 +172,31 @@ class CommitTests(DiskCase):
     def died(self) -> list[str]:
         """How workers have ended."""
         return [event["detail"] for event in self.mta.events("service", what="worker-died")]
+
+    def living(self) -> set[int]:
+        """Both workers, as soon as both serve."""
+        now = set(self.mta.workers().values())
+        return now if len(now) == 2 and all(map(alive, now)) else set()
+
+    def test_killed_in_a_commit(self) -> None:
+        """Before a write or sync of the queue's file, that of the meta page too."""
+        for first in range(3):
+            before = wait_for("both workers", self.living, 60)
+            self.mta.fault(-signal.SIGKILL, "/queue/data.mdb", "ws", first, 1)
+
+            def spare(before: set[int] = before) -> None:
+                """Once one has died, its successor is not to die as it starts."""
+                wait_for("a death", lambda: not all(map(alive, before)), 30)
+                self.mta.trigger.unlink()
+
+            sparing = threading.Thread(target=spare)
+            sparing.start()
+            self.assertIn(self.send(f"k{first}"), (0, 250, 421, 451))
+            sparing.join(40)
+            self.sends(f"after{first}")
+        self.assertTrue(all("signal 9" in words for words in self.died()), self.died())
+        self.assertGreaterEqual(len(self.died()), 3)
+        self.assert_balanced(self.mta)
 
     def test_hanging_with_the_write_lock(self) -> None:
         """Nobody else can commit, until the parent misses its answers and kills it: the lock is the next one's then."""
