@@ -25,6 +25,7 @@ from tests.queue.samples import (
 )
 from twisted_mta.queue.interfaces import CHUNK, Limits, QuotaExceeded, StoreUnavailable
 from twisted_mta.queue.owners import Owners
+from twisted_mta.queue.pieces import PIECE
 
 
 def fill_elsewhere(path: Path, count: int, size: int) -> None:
@@ -104,14 +105,14 @@ class SpoolTest(LmdbCase):
 
     async def test_abort_removes_what_was_written(self) -> None:
         incoming = self.store.incoming()
-        await fill(incoming, b"x" * 10 * CHUNK)
+        await fill(incoming, b"x" * 100 * CHUNK)
         self.assertEqual(len(self.rows("spool")), 1)
         incoming.abort()
         await self.until(lambda: not self.rows("spool") and not self.rows("content"))
 
     async def test_a_refused_message_is_removed(self) -> None:
         incoming = self.store.incoming()
-        await fill(incoming, b"x" * 10 * CHUNK)
+        await fill(incoming, b"x" * 100 * CHUNK)
         await self.assertFailure(
             incoming.commit(new(incoming.id, limits=Limits(queued_messages=0))), QuotaExceeded
         )  # fmt: skip
@@ -120,7 +121,7 @@ class SpoolTest(LmdbCase):
     async def test_a_committed_message_leaves_the_spool(self) -> None:
         await send(self.store, content=b"x" * 10 * CHUNK)
         self.assertEqual(self.rows("spool"), [])
-        self.assertEqual(len(self.rows("content")), 10)
+        self.assertEqual(len(self.rows("content")), 10 * -(-CHUNK // PIECE))
 
     async def test_remains_of_the_dead_are_removed_at_start(self) -> None:
         incoming = self.store.incoming()
