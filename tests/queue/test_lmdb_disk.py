@@ -74,7 +74,7 @@ class DiskTest(LmdbCase):
                 refused = await self.assertFailure(one, StoreUnavailable)
                 self.assertEqual((refused.reply.code, refused.reply.enhanced), (452, "4.3.1"))
             large = self.store.incoming()
-            await self.assertFailure(large.write(b"x" * 5 * CHUNK), StoreUnavailable)
+            await self.assertFailure(large.write(b"x" * 50 * CHUNK), StoreUnavailable)
             await self.assertFailure(large.write(b"x"), StoreUnavailable)
             await self.assertFailure(large.commit(new(large.id)), StoreUnavailable)
         self.assertEqual(self.store.stats().messages, 1)
