@@ -25,11 +25,11 @@ from random import Random
 from typing import Any
 
 import msgspec
-from store import Bench
 from twisted.internet import defer, task
 
 from bench.group import Group
 from bench.load import LOOPBACK, Sink, free_port
+from bench.store import Bench
 from bench.targets import Ours, make_certificate
 from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.envelope import Message, Recipient
@@ -370,11 +370,11 @@ def remove(path: Path, count: int) -> None:
     if not link.exists():
         link.symlink_to(path)
     with opened(path) as store:
-        before = store.stats()
+        stats = store.stats()
         ((last, _),) = fired(store.page(QueueFilter(), _last_id(store), 1)).found
     filter_ = ["--all"]
-    if before.deliveries > count and before.oldest is not None:  # arrivals lie evenly
-        until = before.oldest + (last.arrived - before.oldest) * count / before.deliveries
+    if stats.deliveries > count and stats.oldest is not None:  # arrivals lie evenly
+        until = stats.oldest + (last.arrived - stats.oldest) * count / stats.deliveries
         filter_ = ["--older-than", f"{int(time.time() - until)}s"]
     command = [sys.executable, "-m", "twisted_mta.admin.cli", "--config", str(config), "--json", "queue", "remove"]
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -31,9 +31,9 @@ from typing import Any
 
 import lmdb
 from msgspec.structs import replace
-from scale import Past, Wall, fired
 from twisted.internet.defer import Deferred
 
+from bench.scale import Past, Wall, fired
 from twisted_mta.config.settings import Queue, Size
 from twisted_mta.mail.envelope import Delivery, Message, Recipient
 from twisted_mta.queue.environment import Environment
@@ -342,14 +342,14 @@ def main() -> None:
     print(f"--seed {options.seed}")
     path = Path(options.dir or tempfile.mkdtemp(prefix="mta-soak-")) / "queue"
     soak = (Tide if options.messages else Soak)(path, options.live, options.seed)
-    Environment.commit = lambda environment, txn: soak.commit(environment, txn)  # type: ignore[method-assign]
+    Environment.commit = lambda environment, txn: soak.commit(environment, txn)  # type: ignore[assignment, method-assign]
     try:
         began = time.monotonic()
 
         def done() -> float:
             if options.messages:
-                return soak.counts["accepted"] / options.messages
-            return (time.monotonic() - began) / options.seconds
+                return soak.counts["accepted"] / float(options.messages)
+            return (time.monotonic() - began) / float(options.seconds)
 
         for part in range(10):
             soak.commits.clear()

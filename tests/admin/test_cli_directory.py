@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import patch
 
 import trustme
 from cryptography import x509
@@ -103,6 +104,18 @@ class Directory(CliCase):
         self.assertIn("use --password-stdin, --generate or --no-password", said)
         self.error("user", "add", "bob@acme.example", "--password-stdin", code=2, input="\n")
         self.assertIn("5.1.3", self.error("user", "add", "bob acme.example", code=1))
+
+    def test_no_password_is_asked_for_in_vain(self) -> None:
+        self.build()
+        for address, more, said in (
+            ("bob@other.example", (), "other.example is not a domain of any customer: add the domain first"),
+            ("Anna@acme.example", (), "anna@acme.example exists already"),
+            ("sales@acme.example", (), "sales@acme.example is an alias: remove it first"),
+            ("bob@acme.example", ("--sender", "x@"), "x@"),
+        ):
+            with patch("twisted_mta.admin.commands.user.new_password") as asked:
+                self.assertIn(said, self.error("user", "add", address, *more, code=1))
+            asked.assert_not_called()
 
     def test_senders_and_suspension(self) -> None:
         self.build()

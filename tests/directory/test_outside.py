@@ -163,6 +163,7 @@ class EscapeTests(SynchronousTestCase):
             (" ", "\\ "),
             ("a+b;c<d>e\\f=g", "a\\+b\\;c\\<d\\>e\\\\f\\=g"),
             ("a\0b", "a\\00b"),
+            ("0#=", "0\\#\\="),
         ):
             self.assertEqual(escape_dn(value), escaped)
 

@@ -66,6 +66,7 @@ class Twins(RuleBasedStateMachine):
 
     @rule(address=ADDRESSES, password=st.sampled_from(("", "secret")))
     def add_user(self, address: str, password: str) -> None:
+        self.both("check_user", address)
         self.both("add_user", address, password)
 
     @rule(address=ADDRESSES, senders=st.lists(ALIASES, max_size=2))

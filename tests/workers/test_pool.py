@@ -129,6 +129,29 @@ class Deaths(PoolCase):
         self.assertEqual((first.killed, second.killed), (True, False))
         self.assertEqual(self.pool.report().sessions, 3)
 
+    def test_what_only_starts_slowly_is_left_to_it(self) -> None:
+        """A busy machine; a start that gets nowhere ends all the same."""
+        first, second = self.children
+        for _ in range(38):
+            self.clock.advance(1)
+        self.assertEqual((first.killed, second.killed), (False, False))
+        second.answer(c.Start)
+        for _ in range(4):
+            self.clock.advance(1)
+            second.answer(c.Ping, {"report": c.Report()})
+        self.assertEqual((first.killed, second.killed), (True, False))
+        self.assertNoResult(self.started)
+
+    def test_whose_start_was_slow_has_its_time_from_then(self) -> None:
+        for _ in range(30):
+            self.clock.advance(1)
+        first, second = self.serve()
+        for _ in range(10):
+            self.clock.advance(1)
+        self.assertEqual((first.killed, second.killed), (False, False))
+        self.clock.advance(1)
+        self.assertEqual((first.killed, second.killed), (True, True))
+
     def test_whose_store_has_failed_gives_way_to_another(self) -> None:
         """A worker can't open its store anew; its successor does."""
         first, second = self.serve()

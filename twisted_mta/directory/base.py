@@ -102,6 +102,10 @@ class BaseDirectory(abc.ABC):
         """See :class:`~.interfaces.IDirectoryAdmin`."""
         return self._change(lambda change: changes.add_domain(change, name, customer, self._clock.seconds()))
 
+    def check_user(self, address: str, senders: tuple[str, ...] = ()) -> None:
+        """See :class:`~.interfaces.IDirectoryAdmin`."""
+        self._view(lambda view: changes.new_user(view, address, senders))
+
     def add_user(self, address: str, password: str, senders: tuple[str, ...] = ()) -> User:
         """See :class:`~.interfaces.IDirectoryAdmin`.  An empty password is for users that another checker knows:
         they have none here."""

@@ -65,22 +65,22 @@ def add_user(
     change: Change, address: str, password_hash: str, senders: tuple[str, ...], now: float, scram: str = ""
 ) -> User:
     """Add a user of an existing domain."""
+    user = new_user(change, address, senders)
+    return _add(change, msgspec.structs.replace(user, password_hash=password_hash, created=now, scram=scram))
+
+
+def new_user(view: View, address: str, senders: tuple[str, ...]) -> User:
+    """The user that can be added, without a password yet.  Raises ValueError."""
     address = user_address(address)
     domain = address.rpartition("@")[2]
-    owner = change.get(Domain, domain.encode())
+    owner = view.get(Domain, domain.encode())
     if owner is None:
         raise ValueError(f"{domain} is not a domain of any customer: add the domain first")
-    if change.get(Alias, address_key(address)) is not None:
+    if view.get(Alias, address_key(address)) is not None:
         raise ValueError(f"{address} is an alias: remove it first")
-    user = User(
-        address=address,
-        customer=owner.customer,
-        password_hash=password_hash,
-        senders=user_senders(senders),
-        created=now,
-        scram=scram,
-    )
-    return _add(change, user)
+    if view.get(User, address_key(address)) is not None:
+        raise ValueError(f"{address} exists already")
+    return User(address=address, customer=owner.customer, password_hash="", senders=user_senders(senders), created=0.0)
 
 
 def set_user(change: Change, address: str, changes: dict[str, Any]) -> User:

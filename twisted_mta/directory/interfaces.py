@@ -123,6 +123,9 @@ class IDirectoryAdmin(IDirectory):
     def add_domain(name: str, customer: str) -> Domain:
         """Add a domain."""
 
+    def check_user(address: str, senders: tuple[str, ...] = ...) -> None:
+        """Raise what :meth:`add_user` would, and add nothing: a password need not be known for it."""
+
     def add_user(address: str, password: str, senders: tuple[str, ...] = ...) -> User:
         """Add a user of an existing domain; the password is hashed with argon2id."""
 

@@ -30,9 +30,9 @@ _log = Logger()
 
 
 def escape_dn(value: str) -> str:
-    """A value as it stands in a DN (RFC 4514 §2.4)."""
-    escaped = "".join(f"\\{letter}" if letter in '"+,;<>\\=' else letter for letter in value).replace("\0", "\\00")
-    if escaped.startswith(("#", " ")):
+    """A value as it stands in a DN (RFC 4514 §2.4).  "#" and "=" may be escaped anywhere; ldap3 wants them to be."""
+    escaped = "".join(f"\\{letter}" if letter in '"+,;<>\\=#' else letter for letter in value).replace("\0", "\\00")
+    if escaped.startswith(" "):
         escaped = f"\\{escaped}"
     if escaped.endswith(" ") and len(value) > 1:
         escaped = f"{escaped[:-1]}\\ "

@@ -29,6 +29,9 @@ from .serving import GRACE, PairBytes
 from .slot import Slot
 from .supervision import LOST
 
+START, LEAST_START = 4.0, 30.0
+"""How many times ``worker_timeout``, and how many seconds at least, a worker may take to start: on a busy machine that
+is long, and who is killed over it leaves the next one to start as slowly."""
 PING = 1.0
 """Seconds between two questions to each worker."""
 SNAPSHOT = 5.0
@@ -153,6 +156,8 @@ class Pool:
 
     def _ready(self, slot: Slot) -> None:
         slot.serves()
+        if slot.child is not None:
+            slot.child.quiet = 0.0
         if slot.state != "serving":
             return
         if self._first is None:
@@ -241,9 +246,12 @@ class Pool:
             if child is None:
                 continue
             child.quiet += PING  # not by the clock: we may have been asleep ourselves
-            if child.quiet > self._settings.worker_timeout:
+            allowed: float = self._settings.worker_timeout
+            if slot.state == "starting":
+                allowed = max(START * allowed, LEAST_START)
+            if child.quiet > allowed:
                 child.quiet = 0.0
-                slot.why = f"no answer for {self._settings.worker_timeout:g} s"
+                slot.why = f"no answer for {allowed:g} s"
                 slot.life.silent()
             elif not child.pinged:
                 child.pinged = True

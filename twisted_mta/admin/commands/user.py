@@ -66,11 +66,12 @@ def _with_password(record: User, password: str, generated: bool) -> dict[str, An
 def user_add(context: Context, address: str, senders: tuple[str, ...], **source: bool) -> None:
     """Add a user of a domain. Asks for the password, unless told where it comes from."""
     try:
-        canonical(address)  # before a password is asked for
+        canonical(address)
     except AddressError as error:
         raise CommandError(str(error)) from None
-    password, generated = new_password(**source)
     directory = context.directory(make=True)
+    changed(lambda: directory.check_user(address, senders), "user", address)  # before a password is asked for
+    password, generated = new_password(**source)
     record = changed(lambda: directory.add_user(address, password, senders), "user", address)
 
     def lines() -> list[str]:

@@ -94,7 +94,8 @@ class Settings:
     workers: int = 0
     """Worker processes that serve beside a parent that watches them; 0: one process does everything."""
     worker_timeout: Duration = Duration(30)
-    """How long a worker may give no sign of life before it is killed and replaced."""
+    """How long a worker may give no sign of life before it is killed and replaced; to start it has four
+    times as long, and 30s at least."""
     user: str = ""
     """Whom to become once the ports are bound, when started by root; empty: stay."""
     group: str = ""
