@@ -109,7 +109,7 @@ class Options(CliCase):
 
 class Check(CliCase):
     def test_well(self) -> None:
-        self.config.write_text('hostname = "mx1.isp.example"\n')
+        self.config.write_text(f'hostname = "mx1.isp.example"\nstate_dir = "{self.state}"\n')
         self.assertEqual(self.out("check")[-1], f"{self.config}: ok")
         self.assertEqual(self.json("check")["ok"], True)
 

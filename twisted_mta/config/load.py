@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,18 @@ def check(settings: Settings, path: str | None = None) -> list[Problem]:
     Looks at the certificate and other files that are named.  ``path`` is the file they came from, to name it and the
     line.  No error among them means that they may be served.
     """
+    return placed(checks.check(settings), path)
+
+
+def placed(problems: Iterable[Problem], path: str | None = None) -> list[Problem]:
+    """Problems with the file that their settings came from, and the line."""
     lines: dict[str, int] = {}
     if path is not None:
         try:
             lines = key_lines(Path(path).read_text("utf-8"))
         except (OSError, UnicodeDecodeError):
             lines = {}  # they are a courtesy; the settings are read already
-    return [
-        attrs.evolve(problem, file=path or "", line=_line(lines, problem.key)) for problem in checks.check(settings)
-    ]
+    return [attrs.evolve(problem, file=path or "", line=_line(lines, problem.key)) for problem in problems]
 
 
 def parse(text: str, file: str = "") -> Settings:

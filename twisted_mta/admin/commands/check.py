@@ -16,14 +16,18 @@ def check(context: Context, file: str | None) -> None:
     """Check the configuration without starting.
 
     FILE stands for --config FILE. Each problem names the file, the line, the key, the value and the mend. Ends with 0
-    if the service would start (there may be warnings), with 78 if not.
+    if the service would start (there may be warnings), with 78 if not. Whether the service's user can write the state,
+    the log and postmaster's mailbox is tried, as root or as that user; nothing is made or left behind.
     """
     from ...config import ConfigError, check, load
+    from ...config.load import placed
     from ...config.problems import ABSENT, Problem
+    from ..places import check_places
 
     path = file or context.config
     try:
-        problems: list[Problem] = list(check(load(path), path))
+        settings = load(path)
+        problems: list[Problem] = [*check(settings, path), *placed(check_places(settings), path)]
     except ConfigError as error:
         problems = list(error.problems)
     errors = [problem for problem in problems if problem.severity == "error"]
