@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -116,5 +116,7 @@ def test_tables_fit(rows: list[list[str]], width: int) -> None:
 
 
 @given(st.text(max_size=200), st.integers(5, 60))
+@example(" 00000", 5)
+@example("00000  000", 5)
 def test_wrap_loses_nothing(text: str, width: int) -> None:
     assert " ".join(t.wrap(text, width)) == text

@@ -142,10 +142,11 @@ def wrap(text: str, width: int | None) -> list[str]:
     terminal wraps it, and it can be copied."""
     if width is None or width_of(text) <= width:
         return [text]
-    lines, line = [], ""
-    for word in text.split(" "):
-        joined = f"{line} {word}" if line else word
-        if width_of(joined) <= width or not line:
+    lines: list[str] = []
+    line, *words = text.split(" ")
+    for word in words:
+        joined = f"{line} {word}"
+        if width_of(joined) <= width or not line.strip():
             line = joined
         else:
             lines.append(line)

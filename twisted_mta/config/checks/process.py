@@ -39,7 +39,7 @@ def _process(settings: Settings) -> Iterator[Problem]:
         yield error("worker_timeout", format_duration(settings.worker_timeout), wrong, 'write "30s"')
     if not settings.state_dir:
         yield error("state_dir", "", "is empty", 'name a folder, such as "/var/lib/twisted-mta"')
-    elif Path(settings.state_dir).exists() and not Path(settings.state_dir).is_dir():
+    elif _there(Path(settings.state_dir)) and not Path(settings.state_dir).is_dir():
         yield error("state_dir", settings.state_dir, "is not a folder", "name a folder; it is made when missing")
     public = any(exposure(address) is not Exposure.LOOPBACK for _, _, address, _ in sockets(settings))
     if public and "." not in (settings.hostname or os.uname().nodename):
@@ -51,10 +51,19 @@ def _process(settings: Settings) -> Iterator[Problem]:
             wrong = "has an underscore, which the name of a mail host may not have (RFC 5321 §4.1.2)"
             yield error(key, name, wrong, "write a name of letters, digits, hyphens and dots")
     log, state = Path(settings.log.file).absolute(), Path(settings.state_dir).absolute()
-    if settings.log.file not in ("", "-") and not log.parent.is_dir() and not log.is_relative_to(state):
+    missing = _there(log.parent) is not None and not log.parent.is_dir()
+    if settings.log.file not in ("", "-") and missing and not log.is_relative_to(state):
         yield error("log.file", settings.log.file, "is in a folder that does not exist", "make the folder first")
     elif not settings.log.file:
         yield error("log.file", "", "is empty", 'write "-" for standard output')
+
+
+def _there(path: Path) -> bool | None:
+    """Whether it is there; None where we may not look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return None
 
 
 def _account(settings: Settings) -> Iterator[Problem]:
