@@ -71,6 +71,7 @@ class Claims:
         self._lanes = FIRST_LANES
         self._at_once = FIRST_CLAIMS
         self._more = False
+        self._short = False  # a claim got less than it asked for
         self.retry = retry
         self.mine: Callable[[str], bool] | None = None
         self.generation = 0
@@ -199,6 +200,7 @@ class Claims:
             active.admit(claim.message, delivery, content, lane, fresh=False, generation=generation, octets=octets)
             taken += 1
         self._over(lane, count - taken)
+        self._short = self._short or taken < count
         self._at_once = min(self._at_once + 1, CLAIMS)
         self._most = min(self._most * 2, PAGE)
         if lane.due:  # said to be due again while it was claimed
@@ -208,10 +210,18 @@ class Claims:
         self._wants(lane.destination)
         active.may_be_empty(lane)
         self._arrived()
-        if self._more and not self._hungry:
+        if not self._hungry and (self._more or self._passed_removed()):
             self.poll(self._clock.seconds())
         else:
             self.feed()
+
+    def _passed_removed(self) -> bool:
+        """Whether claims, all of them answered, may have ended among what is removed, so that there is more behind it:
+        a claim takes some of that out, and whoever waits behind it should not wait for the next look too."""
+        if not self._short or self.outstanding:
+            return False
+        self._short = False
+        return any(removal.ended is None for removal in self._store.removals())
 
     def _refused(self, failure: Failure, lane: WaitingLane, count: int) -> None:
         """The next poll finds the lane due again.  A store without room may have some for one delivery."""

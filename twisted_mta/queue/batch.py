@@ -80,7 +80,8 @@ class _Lane:
 class Batch:
     """What the operations of one write transaction do it with.
 
-    ``events`` are to be emitted once it is committed; ``sweep`` are ids whose content is to be removed in slices.
+    ``events`` are to be emitted once it is committed; ``sweep`` are ids whose content is to be removed in slices;
+    ``passed`` is how many entries of lanes claims have looked at beyond their first ones, because of removals.
     """
 
     __slots__ = (
@@ -105,6 +106,7 @@ class Batch:
         "changed",
         "events",
         "now",
+        "passed",
         "sweep",
         "txn",
     )
@@ -115,6 +117,7 @@ class Batch:
         self.events: list[AnyEvent] = []
         self.sweep: list[bytes] = []
         self.changed = False
+        self.passed = 0
         self._tables = tables
         self._generation = generation
         self._transaction = txn.id()

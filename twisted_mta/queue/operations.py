@@ -39,7 +39,7 @@ from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, un
 replace = msgspec.structs.replace
 
 PASSED = 200
-"""Entries of a lane that one claim looks at, where much of it may be removed."""
+"""Entries of lanes that all claims of a commit look at beyond their first ones, where much may be removed."""
 
 SWEEP_PIECES = 1024
 """Pieces of content that one operation removes: 4 MiB."""
@@ -289,12 +289,11 @@ class TakeDue(Operation):
         key = lane_key(lane.destination, lane.customer, lane.priority)
         found = batch.due_keys(key, until, self._limit)
         yield from found
-        passed = len(found)
-        while found and batch.removals is not None and len(claims) < self._limit and passed < PASSED:
+        while found and batch.removals is not None and len(claims) < self._limit and batch.passed < PASSED:
             # Those that were looked at are gone from here: claimed, put off, or taken out.
             found = batch.due_keys(key, until, self._limit - len(claims))
+            batch.passed += len(found)
             yield from found
-            passed += len(found)
 
     def _lay_aside(self, batch: Batch, key: bytes, how: str) -> None:
         """What can't be read must not hold up the others: it stays, and is in no lane any more until it is mended."""

@@ -117,7 +117,7 @@ class TakeOut(Operation):
     down.  ``row`` is the removal as it was when the page was looked for: another may have gone on since, and then this
     does nothing.  The result: the removal if it is over."""
 
-    __slots__ = ("_owner", "_page", "_row")
+    __slots__ = ("_at", "_avoid", "_owner", "_page", "_row")
     bulk = True
 
     def __init__(self, row: RemovalRow, page: Page, owner: int) -> None:
@@ -125,6 +125,15 @@ class TakeOut(Operation):
         self._row = row
         self._page = page
         self._owner = owner
+        self._at = b""  # the message that is being looked at
+        self._avoid: set[bytes] = set()  # those that can't be read
+
+    def get_around(self) -> bool:
+        """By what was being looked at."""
+        if not self._at or self._at in self._avoid:
+            return False
+        self._avoid.add(self._at)
+        return True
 
     def apply(self, batch: Batch) -> Iterator[RemovalRow | None]:
         row = _row(batch, self._row.number)
@@ -133,12 +142,18 @@ class TakeOut(Operation):
             return
         row.owner = self._owner
         entries: list[bytes] = []
+        self._at = b""
+        for name in self._page.damaged:
+            _set_aside(batch, name, "its row")
         with batch.txn.cursor(batch.tables.delivery) as cursor:
             for message, delivery in self._page.found:
-                mid = id_key(delivery.id)
-                if cursor.set_key(delivery_key(mid, delivery.destination)):
+                self._at = mid = id_key(delivery.id)
+                if mid in self._avoid:
+                    _set_aside(batch, delivery.id, "a page")
+                elif cursor.set_key(delivery_key(mid, delivery.destination)):
                     self._take_out(batch, row, mid, cursor, message, delivery, entries)
                 yield None
+        self._at = b""
         if entries:
             for key, together in run_rows(row, entries):
                 batch.txn.put(key, together, db=batch.tables.meta)
@@ -162,7 +177,11 @@ class TakeOut(Operation):
         raw = cursor.value()
         there = delivery
         if raw != encode(delivery):
-            there = decode_delivery(raw)
+            try:
+                there = decode_delivery(raw)
+            except damage.ROWS as error:
+                _set_aside(batch, there.id, str(error))
+                return
             if not concerns(row, mid, there, lambda: message):
                 return
         if not there.owner:
@@ -254,6 +273,11 @@ class ForgetNote(Operation):
 
     def apply(self, batch: Batch) -> None:
         batch.txn.delete(META_REMOVING + b"%d" % self._owner, db=batch.tables.meta)
+
+
+def _set_aside(batch: Batch, mid: str, how: str) -> None:
+    """What can't be read must not stop the removal of all others: it stays until it is mended."""
+    batch.events.append(damage.event(batch.now, f"{mid} can't be read, and is not removed: {how}"))
 
 
 def _row(batch: Batch, number: int) -> RemovalRow | None:
