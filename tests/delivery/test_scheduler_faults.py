@@ -12,9 +12,12 @@ from twisted.internet.defer import fail
 
 from tests.delivery.fakes import CONTENT, Harness, unavailable
 from twisted_mta.config.settings import HOUR, MINUTE
+from twisted_mta.delivery import conclusion
 from twisted_mta.delivery.attempts import OVERDUE
 from twisted_mta.delivery.interfaces import Job, Result
+from twisted_mta.delivery.lanes import Destination
 from twisted_mta.delivery.scheduler import STOP
+from twisted_mta.mail.envelope import Recipient
 from twisted_mta.mail.events import Bounced, Deferred, Delivered, Service
 from twisted_mta.mail.status import Reply
 from twisted_mta.queue.interfaces import StoreUnavailable
@@ -43,6 +46,66 @@ class Faults(Harness):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(len(self.of(Deferred)), 1)
         self.assertEqual(self.scheduler.under_way, 0)
+
+    def deliver_one_of_two(self, *more: Result) -> str:
+        """Carl's copy is delivered, Dora's deferred."""
+
+        async def deliver(job: Job) -> Sequence[Result]:
+            carl, dora = job.delivery.recipients
+            taken = Result(recipient=carl, reply=Reply(250, "2.0.0", "Taken"))
+            busy = Result(recipient=dora, reply=Reply(451, "4.2.0", "Busy"))
+            return [taken, busy, *more]
+
+        self.patch(self.agent, "deliver", deliver)
+        return self.send("carl@example.org", "dora@example.org").message.id
+
+    def assert_only_dora_is_left(self, mid: str) -> None:
+        self.assertEqual([it.recipient for it in self.of(Delivered)], ["carl@example.org"])
+        left = self.store.queue[mid, "smtp:example.org"]
+        self.assertEqual([it.address for it in left.recipients], ["dora@example.org"])
+        self.assertGreaterEqual(left.next_attempt, self.clock.seconds() + 50)
+        self.assertEqual((self.scheduler.under_way, self.scheduler.unsettled), (0, 0))
+
+    def test_who_has_it_is_not_given_it_again_where_a_step_fails(self) -> None:
+        mid = self.deliver_one_of_two()
+
+        def broken(*args: object) -> None:
+            raise ZeroDivisionError
+
+        self.patch(Destination, "succeeded", broken)
+        self.turns()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_only_dora_is_left(mid)
+        self.assertEqual([it.status for it in self.of(Deferred)], ["4.2.0"])
+
+    def test_who_has_it_is_not_given_it_again_where_nothing_can_be_judged(self) -> None:
+        mid = self.deliver_one_of_two()
+
+        def broken(*args: object, **more: object) -> None:
+            raise ZeroDivisionError
+
+        self.patch(conclusion, "judge", broken)
+        self.turns()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assert_only_dora_is_left(mid)
+
+    def test_who_has_it_is_not_given_it_again_where_the_agent_says_too_much(self) -> None:
+        mid = self.deliver_one_of_two(Result(recipient=Recipient(address="x@y", original="x@y"), reply=Reply(250, "2.0.0", "Taken")))
+        self.turns()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assert_only_dora_is_left(mid)
+
+    def test_once_it_is_concluded_a_fault_does_not_conclude_it_again(self) -> None:
+        mid = self.deliver_one_of_two()
+
+        def broken(*args: object) -> None:
+            raise ZeroDivisionError
+
+        self.patch(self.scheduler.active, "release", broken)
+        self.turns()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_only_dora_is_left(mid)
+        self.assertEqual(len(self.of(Deferred)), 1)
 
     def test_an_agent_that_is_missing(self) -> None:
         new = self.message("carl@example.org")

@@ -9,7 +9,7 @@ counters are recounted.  In the end everything promised has arrived or bounced, 
 the process that had the far side's 250 for the first was killed before it could commit that: both are known by process
 and time, not guessed (``ledger``).
 
-The pytest test runs the same program; MTA_CRASH_ROUNDS and MTA_CRASH_SEED are its options.
+The pytest test runs the same program; MTA_SURVIVAL_ROUNDS and MTA_CRASH_SEED are its options.
 """
 
 from __future__ import annotations

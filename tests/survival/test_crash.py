@@ -12,11 +12,11 @@ from tests.survival.run import seed_of_the_day
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(9000)]
 
-ROUNDS = int(os.environ.get("MTA_CRASH_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("MTA_SURVIVAL_ROUNDS", "8"))
 
 
 class CrashTests(SynchronousTestCase):
     def test_nothing_promised_is_lost_whichever_process_is_killed(self) -> None:
         seed = seed_of_the_day("MTA_CRASH_SEED")
-        print(f"MTA_CRASH_ROUNDS={ROUNDS} MTA_CRASH_SEED={seed}")
+        print(f"MTA_SURVIVAL_ROUNDS={ROUNDS} MTA_CRASH_SEED={seed}")
         self.assertEqual(Crash(ROUNDS, 20.0, seed).run(), [])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from tests.testing.world import ANNA, BOB, WorldCase
-from twisted_mta.mail.events import Delivered
+from twisted_mta.admin.bounce import Bouncer
+from twisted_mta.delivery.scheduler import TICK
+from twisted_mta.mail.envelope import Delivery, Message
+from twisted_mta.mail.events import Bounced, Delivered
 from twisted_mta.testing.accounting import Accounting
 from twisted_mta.testing.remote import Remote
 
@@ -100,6 +104,53 @@ class OperatorTests(UnderWayCase):
         self.assertEqual(contents(self.remote), 1)
         self.assertEqual([type(it) for it in self.server.history(self.mid)].count(Delivered), 1)  # it was, all the same
         self.assertEqual(self.server.queue(), [])
+
+    def bounce(self, page: list[tuple[Message, Delivery]] | None = None) -> int:
+        """As ``mta queue bounce`` does, on this store."""
+        server = self.server
+        context: Any = SimpleNamespace(
+            store=lambda: server.store,
+            settings=server.settings,
+            directory=lambda make: server.parts.directory,
+            clock=server.clock,
+            done=server.wait,
+            events=server.events.append,
+            who="operator",
+            now=server.clock.seconds,
+        )
+        bouncer = Bouncer(context)
+        count = bouncer.bounce(server.queue() if page is None else page)
+        bouncer.close()
+        server.advance(TICK)
+        return count
+
+    def test_bounce(self) -> None:
+        self.assertEqual(self.bounce(), 0)
+        self.assert_under_way()
+        self.answer()
+        self.assert_one_copy()
+        self.assertEqual(self.server.told(Bounced), [])
+
+    def test_bounce_of_what_has_been_delivered_since_it_was_read(self) -> None:
+        page = self.server.queue()
+        self.answer()
+        before = self.server.history(self.mid)
+        self.assertEqual(self.bounce(page), 0)
+        self.assertEqual(self.server.history(self.mid), before)
+        self.assert_one_copy()
+
+    def test_bounce_once_the_attempt_has_ended(self) -> None:
+        self.server.operate("hold")
+        self.assertEqual(self.bounce(), 0)
+        self.peer().abortConnection()
+        self.server.advance(1)
+        self.assertEqual(self.bounce(), 1)
+        [bounced] = self.server.told(Bounced, self.mid)
+        self.assertEqual(bounced.recipient, BOB)
+        self.server.advance(DAY)
+        self.assertEqual(contents(self.remote), 1)
+        self.assertEqual(self.server.queue(), [])
+        self.server.assert_balanced()
 
     def test_an_answer_just_behind_each_action(self) -> None:
         """Before the scheduler has looked at what was done."""

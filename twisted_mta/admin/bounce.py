@@ -6,7 +6,7 @@ from ..delivery.interfaces import Result
 from ..delivery.router import Router
 from ..delivery.settlement import bounced
 from ..mail.envelope import Delivery, Message
-from ..mail.events import HistoryEvent, Operator
+from ..mail.events import AnyEvent, HistoryEvent, Operator
 from ..mail.status import Reply, printable
 from ..queue.interfaces import Settlement
 from ..report.dsn import Failure
@@ -28,21 +28,27 @@ class Bouncer:
         self._reporter = Reporter(settings, self._store.new_id, router, context.clock)
 
     def bounce(self, page: list[tuple[Message, Delivery]]) -> int:
-        """Give these up; how many it were."""
-        self._told: list[HistoryEvent] = []
-        settlements = [self._settlement(message, delivery) for message, delivery in page]
-        self._context.done(self._store.settle(settlements))
-        for event in self._told:
-            self._context.events(event)
-        return len(settlements)
+        """Give these up; how many it were.
+
+        What a process of the service has in memory is left alone: its recipients may have it already.
+        """
+        parts = [self._settlement(message, delivery) for message, delivery in page]
+        made = self._context.done(self._store.give_up([settlement for settlement, _ in parts]))
+        for (_, told), was in zip(parts, made, strict=True):
+            for event in told if was else ():
+                self._context.events(event)
+        return sum(made)
 
     def close(self) -> None:
         """Have a running service look at what it holds in memory."""
         self._context.done(self._store.act("retry", [], self._context.who, self._context.now()))
 
-    def _settlement(self, message: Message, delivery: Delivery) -> Settlement:
+    def _settlement(self, message: Message, delivery: Delivery) -> tuple[Settlement, list[AnyEvent]]:
         context, store, now = self._context, self._store, self._context.now()
-        head = context.done(store.read(message.id, 0)) if message.chunks else b""
+        try:
+            head = context.done(store.read(message.id, 0)) if message.chunks else b""
+        except KeyError:  # it has left meanwhile
+            head = b""
         failures = [
             Failure(recipient=recipient, reply=self._reply, last_attempt=delivery.last_attempt or now)
             for recipient in delivery.recipients
@@ -59,5 +65,5 @@ class Bouncer:
             bounced(message, delivery, Result(recipient=f.recipient, reply=self._reply), f, now, *made.of(f))
             for f in failures
         ]
-        self._told += [by, *ends, *made.events]
-        return Settlement(delivery=delivery, reports=made.reports, story=(by, *ends))
+        settlement = Settlement(delivery=delivery, reports=made.reports, story=(by, *ends))
+        return settlement, [by, *ends, *made.events]

@@ -109,6 +109,7 @@ class Attempts:
             return
         now = self._clock.seconds()
         destination = entry.lane.destination
+        concluded = False
         try:
             if isinstance(results, Rerouted):
                 self._leave(entry)
@@ -128,9 +129,14 @@ class Attempts:
                 destination.succeeded()
             self._leave(entry)
             self._conclusions.attempted(entry, results, now)
+            concluded = True
             self._active.release(entry)
         except Exception:
-            self._fault(entry, Failure(), now)  # type: ignore[no-untyped-call]
+            if concluded:
+                self._log.failure("after the end of an attempt of {id}", id=entry.delivery.id)
+            else:
+                known = () if isinstance(results, Rerouted) else results
+                self._fault(entry, Failure(), now, known)  # type: ignore[no-untyped-call]
         finally:
             self._over()  # not before the end is the settler's: a stop goes on from here to close the store
 
@@ -145,18 +151,22 @@ class Attempts:
             self._fault(entry, Failure(error), now)  # type: ignore[no-untyped-call]
         self._over()
 
-    def _fault(self, entry: Entry, failure: Failure, now: float) -> None:
-        """A fault of ours: logged, and all recipients are deferred."""
+    def _fault(self, entry: Entry, failure: Failure, now: float, known: Sequence[Result] = ()) -> None:
+        """A fault of ours: logged, and all recipients are deferred of whom no outcome is known."""
         self._leave(entry)
         delivery = entry.delivery
         self._log.failure(
             "delivering {id} to {destination} failed", failure, id=delivery.id, destination=delivery.destination
         )
+        results = all_recipients(delivery.recipients, FAULT)
         try:
-            self._conclusions.attempted(entry, all_recipients(delivery.recipients, FAULT), now)
+            outcomes = {result.recipient: result for result in known}
+            results = [outcomes.get(result.recipient, result) for result in results]
+            self._conclusions.attempted(entry, results, now)
         except Exception:
-            self._log.failure("{id} is left to be tried again", id=delivery.id)
-            self._active.forget(entry)
+            self._log.failure("{id} is left to be tried again for whoever has not got it", id=delivery.id)
+            if not self._conclusions.taken(entry, results, now):
+                self._active.forget(entry)
 
     def _leave(self, entry: Entry) -> None:
         """The agent is through with an entry."""

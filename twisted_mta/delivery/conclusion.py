@@ -21,7 +21,7 @@ from .interfaces import Result
 from .lanes import Entry
 from .reroute import Rerouted
 from .retry import RetryPolicy
-from .settlement import Verdict, all_recipients, bounced, judge, named, out_of_time
+from .settlement import Verdict, all_recipients, bounced, delivered, judge, named, out_of_time
 from .settler import Ended, Settler
 
 
@@ -55,6 +55,28 @@ class Conclusions:
         verdict = self._judge(entry, results, now, not_before)
         remaining = () if verdict.remaining is None else (verdict.remaining,)
         self._conclude(entry, verdict, remaining, verdict.events, now)
+
+    def taken(self, entry: Entry, results: Sequence[Result], now: float) -> bool:
+        """A fault of ours keeps these results from being judged: who has the message is not given it again.
+
+        The others stay queued for when they are armed, and nothing is reported.  False: nobody is known to have it, and
+        nothing is written.
+        """
+        have = {result.recipient for result in results if result.reply.positive}
+        if not have:
+            return False
+        delivery = entry.delivery
+        events: list[HistoryEvent] = []
+        for result in results:
+            if result.reply.positive:
+                try:
+                    events.append(delivered(entry.message, delivery, result, now))
+                except Exception:
+                    self._log.failure("{id} was delivered, which can't be told", id=delivery.id)
+        rest = tuple(recipient for recipient in delivery.recipients if recipient not in have)
+        remaining = (msgspec.structs.replace(delivery, recipients=rest),) if rest else ()
+        self._settle(entry, remaining, events, events, ())
+        return True
 
     def out_of_time(self, entry: Entry, now: float) -> None:
         """There was no attempt, and RFC 2852's time is over: what is to be returned is, of the rest the sender is told

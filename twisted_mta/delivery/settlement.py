@@ -66,14 +66,14 @@ def judge(
     handling = message.handling
     # Nearly always:
     if len(results) == 1 and handling is None and results[0].reply.positive and not results[0].recipient.notify:
-        return Verdict(None, (_delivered(message, delivery, results[0], now),))
+        return Verdict(None, (delivered(message, delivery, results[0], now),))
     events: list[HistoryEvent] = []
     failed: list[tuple[Result, Failure]] = []
     deferred: list[Result] = []
     succeeded: dict[str, list[Failure]] = {"delivered": [], "relayed": [], "passed": []}
     for result in results:
         if result.reply.positive:
-            events.append(_delivered(message, delivery, result, now))
+            events.append(delivered(message, delivery, result, now))
             wanted = bool(message.sender and result.recipient.notify and result.recipient.wants("SUCCESS"))
             if wanted:
                 succeeded[result.action].append(_failure(result, now))
@@ -118,6 +118,11 @@ def judge(
     )
     tardy = tuple(_failure(result, now, late=over) for result in deferred) if warn else ()
     return Verdict(remaining, tuple(events), tuple(failed), warn, tardy, *told)
+
+
+def delivered(message: Message, delivery: Delivery, result: Result, now: float) -> Delivered:
+    """The event of a recipient that has it."""
+    return _outcome(Delivered, message, delivery, result, now, file=result.file, converted=result.converted)
 
 
 def bounced(
@@ -209,10 +214,6 @@ def _failure(
         unasked=unasked,
         last_attempt=now,
     )
-
-
-def _delivered(message: Message, delivery: Delivery, result: Result, now: float) -> Delivered:
-    return _outcome(Delivered, message, delivery, result, now, file=result.file, converted=result.converted)
 
 
 def _outcome(

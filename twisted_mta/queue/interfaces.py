@@ -289,6 +289,11 @@ class IMessageStore(Interface):
         content, and its customer's usage falls.  A settlement whose delivery an operator removed meanwhile adds its
         story and nothing else.  Fires once committed and synced."""
 
+    def give_up(settlements: Sequence[Settlement]) -> Deferred[list[bool]]:
+        """Settle deliveries that an operator gives up, all in one commit: those that still wait for all the recipients
+        they are said to have, and that no living process has in memory, where an attempt may be under way.  Of the
+        others nothing is written, no story either.  Fires, once committed and synced, with whether each was."""
+
     def read(id: str, chunk: int) -> Deferred[bytes]:
         """One chunk of content, from 0 to ``message.chunks - 1``.  Fails with KeyError when it is gone."""
 

@@ -39,7 +39,7 @@ from .interfaces import (
     Settlement,
     Usage,
 )
-from .operations import Act, Enter, Expire, Orphan, Reclaim, Remember, Settle, TakeDue, Tell
+from .operations import Act, Enter, Expire, GiveUp, Orphan, Reclaim, Remember, Settle, TakeDue, Tell
 from .owners import OWNERS, Owners
 from .reading import Reader
 from .removing import Begin, ForgetNote, Release, Remover
@@ -250,6 +250,16 @@ class LmdbStore:
         """Write how attempts ended."""
         try:
             operation = Settle(settlements)
+        except Exception:
+            return fail()
+        return self._writer.submit(operation)
+
+    def give_up(self, settlements: Sequence[Settlement]) -> Deferred[list[bool]]:
+        """Settle what waits, and is in no living process' memory."""
+        owners = {settlement.delivery.owner for settlement in settlements} - {0}
+        dead = {owner for owner in owners if not self._owners.alive(owner)}  # numbers are never given again
+        try:
+            operation = GiveUp(settlements, dead)
         except Exception:
             return fail()
         return self._writer.submit(operation)

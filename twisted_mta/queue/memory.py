@@ -48,6 +48,7 @@ from .rules import (
     remaining,
     split_after,
     stopping,
+    waits,
 )
 
 replace = msgspec.structs.replace
@@ -258,6 +259,19 @@ class MemoryStore:
                 present = self._deliveries.get(key)
                 self._deliveries[key] = delivery if present is None else joined(present, delivery)
             self._leave(claimed.id)
+
+    def give_up(self, settlements: Sequence[Settlement]) -> Deferred[list[bool]]:
+        """Settle what waits."""
+        return execute(self._give_up, settlements)
+
+    def _give_up(self, settlements: Sequence[Settlement]) -> list[bool]:
+        made: list[bool] = []
+        for settlement in settlements:
+            known = settlement.delivery
+            made.append(waits(self._deliveries.get((known.id, known.destination)), known))
+            if made[-1]:
+                self._settle([settlement])
+        return made
 
     def reclaim(self, busy: Callable[[Delivery], float | None] = never_busy) -> Deferred[int]:
         """Make due what was forgotten; whoever dies takes the queue along."""

@@ -7,7 +7,7 @@ map was full or a neighbour failed: it keeps no state of its own between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -34,7 +34,7 @@ from .records import (
     spool_owner,
     time_key,
 )
-from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, unavailable
+from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, unavailable, waits
 
 replace = msgspec.structs.replace
 
@@ -358,6 +358,28 @@ class Settle(Operation):
                 batch.replace(mid, present, joined(present, delivery))
         if not stay:
             batch.leave(mid)
+
+
+class GiveUp(Settle):
+    """Settle what no process has in memory and what still waits for all the recipients it is about; nothing else is
+    touched.  ``dead`` are owners that live no more.  The result: of each settlement whether it was made."""
+
+    __slots__ = ("_dead",)
+
+    def __init__(self, settlements: Sequence[Settlement], dead: Container[int]) -> None:
+        super().__init__(settlements)
+        self._dead = dead
+
+    def apply(self, batch: Batch) -> Iterator[list[bool]]:
+        made: list[bool] = []
+        for settlement, mid, stories, reports in self._parts:
+            there = batch.delivery(mid, settlement.delivery.destination)
+            made.append(waits(there, settlement.delivery, self._dead))
+            if made[-1]:
+                self._settle(batch, settlement, mid, stories, reports)
+            yield made
+        if not made:
+            yield made
 
 
 _NO_ROWS: Sequence[tuple[bytes, bytes]] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 
@@ -96,6 +96,16 @@ def joined(there: Delivery, coming: Delivery) -> Delivery:
         recipients=_union(there.recipients, coming.recipients),
         next_attempt=there.next_attempt if there.owner else min(there.next_attempt, coming.next_attempt),
     )
+
+
+def waits(there: Delivery | None, known: Delivery, dead: Container[int] = ()) -> bool:
+    """Whether a delivery still waits, for all that an operator knew of, and in no memory but that of the ``dead``.
+
+    What a living process has in memory may be on its way out now: only that process knows what becomes of it.
+    """
+    if there is None or (there.owner and there.owner not in dead):
+        return False
+    return there.recipients == known.recipients or set(known.recipients) <= set(there.recipients)
 
 
 def left_over(there: Delivery, claimed: Delivery, now: float) -> Delivery | None:

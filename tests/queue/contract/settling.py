@@ -84,6 +84,39 @@ class Settling(StoreCase):
         self.assertEqual(len(self.sink.named(Done)), 1)
         await self.store.settle([])
 
+    async def test_given_up_while_it_waits(self) -> None:
+        mid = await send(self.store, delivery(DESTINATION, "a@x", "b@x"))
+        (it,) = self.store.deliveries(mid)
+        new = report(self.store, mid)
+        ended = settlement(it, reports=((new, b"It failed."),))
+        self.assertEqual(await self.store.give_up([ended]), [True])
+        self.assertIsNone(self.store.message(mid))
+        self.assertIsNotNone(self.store.message(new.message.id))
+        self.assertEqual(self.store.history(mid)[: len(ended.story)], list(ended.story))
+        self.assertEqual(await self.store.give_up([]), [])
+
+    async def test_what_is_in_memory_is_not_given_up(self) -> None:
+        mid = await send(self.store, delivery(DESTINATION, "a@x", "b@x"))
+        (before,) = self.store.deliveries(mid)
+        (it,) = await claim(self.store)
+        there, story = self.store.deliveries(mid), self.store.history(mid)
+        for known in (before, *there):
+            self.assertEqual(
+                await self.store.give_up([settlement(known, reports=((report(self.store, mid), b""),))]), [False]
+            )
+        self.assertEqual((self.store.deliveries(mid), self.store.history(mid)), (there, story))
+        self.assertEqual(self.store.stats().messages, 1, "no report")
+        later = replace(it.delivery, recipients=recipients("b@x"), next_attempt=NOON + 77)
+        await self.store.settle([settlement(it.delivery, later)])
+        story = self.store.history(mid)
+        other = settlement(replace(before, destination="smtp:elsewhere"))
+        made = await self.store.give_up([settlement(before), other])
+        self.assertEqual(made, [False, False], "a@x has it")
+        self.assertEqual((self.store.deliveries(mid), self.store.history(mid)), ([later], story))
+        self.assertEqual(await self.store.give_up([settlement(later)]), [True])
+        self.assertIsNone(self.store.message(mid))
+        self.assertEqual(await self.store.give_up([settlement(later)]), [False])
+
     async def test_a_changed_route_moves_recipients(self) -> None:
         mid = await send(self.store, delivery(DESTINATION, "a@x", "b@x", "c@x"))
         (it,) = await claim(self.store)

@@ -26,8 +26,12 @@ _AS_IT_WAS = {
     "retry": "on hold and stays so until released",
     "hold": "on hold already",
     "release": "not on hold",
+    "bounce": "being delivered now, or changed meanwhile, and left alone",
 }
 """What is said of deliveries that an action leaves as they are."""
+
+_MAY_BE_SO = frozenset(_AS_IT_WAS) - {"bounce"}
+"""Actions of which is seen beforehand what they leave as it is."""
 
 COUNTED = 5000
 """Deliveries that are counted before it is asked whether to remove them."""
@@ -46,7 +50,7 @@ def action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes: bool, options: dict[str, Any],
             act: Act) -> None:  # fmt: skip
-    """Do ``action`` to what is chosen, page by page, and say to how many."""
+    """Do ``action`` to what is chosen, page by page, and say to how many; ``act`` says to how many of a page."""
     check_chosen(ids, all_, options)
     chosen = selected(context.store(), ids, options)
     if action in _CAREFUL and not ids:
@@ -54,11 +58,14 @@ def perform(context: Context, action: str, ids: tuple[str, ...], all_: bool, yes
     count = unchanged = 0
     walking = iter(chosen())
     while page := list(islice(walking, PAGE)):
-        if action in _AS_IT_WAS:
+        if action in _MAY_BE_SO:
             concerned = [(m, d) for m, d in page if acted(d, action, context.now()) is not d]
             unchanged += len(page) - len(concerned)
             page = concerned
-        count += act(context, page) if page else 0
+        done = act(context, page) if page else 0
+        count += done
+        if action == "bounce":
+            unchanged += len(page) - done
     _say(context, action, count, unchanged)
 
 
@@ -146,7 +153,8 @@ def release(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, **opt
 def bounce(context: Context, ids: tuple[str, ...], all_: bool, yes: bool, text: str, **options: Any) -> None:
     """Give deliveries up and send their senders a report. Asks first, unless IDs or --yes are given.
 
-    What is being delivered at this very moment may reach its recipient all the same: hold it first.
+    What the service is about to deliver is left alone, and counted, for it may reach its recipient at this very moment:
+    hold it, and give it up once the attempt has ended.
     """
     from ..bounce import Bouncer
 
