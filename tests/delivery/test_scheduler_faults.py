@@ -90,7 +90,9 @@ class Faults(Harness):
         self.assert_only_dora_is_left(mid)
 
     def test_who_has_it_is_not_given_it_again_where_the_agent_says_too_much(self) -> None:
-        mid = self.deliver_one_of_two(Result(recipient=Recipient(address="x@y", original="x@y"), reply=Reply(250, "2.0.0", "Taken")))
+        mid = self.deliver_one_of_two(
+            Result(recipient=Recipient(address="x@y", original="x@y"), reply=Reply(250, "2.0.0", "Taken"))
+        )
         self.turns()
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assert_only_dora_is_left(mid)
