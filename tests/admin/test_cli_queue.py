@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from unittest import mock
 
@@ -271,6 +272,23 @@ class Acting(CliCase):
         self.assertIn("operator", [e["event"] for e in story["events"]])
         self.assertEqual([e["event"] for e in story["events"]][-1], "done")
         self.assertEqual(self.out("queue", "verify"), ["The queue is in order."])
+
+    def test_a_bounce_leaves_alone_what_is_being_delivered(self) -> None:
+        store = self.store()
+        lane = store.deliveries(self.one.id)[0].lane
+        claims = result(store.claim(lane, self.clock.now + 86400, 10, lambda it: self.clock.now + 86400))
+        with mock.patch.object(store._owners, "leave"):  # its process lives
+            self.shut(store)
+        names = {f"{it.message.id}/{it.delivery.destination}" for it in claims}
+        said = self.json("queue", "bounce", "--all", "--yes")
+        self.assertEqual((said["deliveries"], said["unchanged"]), (3 - len(names), len(names)))
+        self.assertLessEqual(names, set(self.states()))
+        self.assertEqual(
+            self.out("queue", "bounce", self.one.id),
+            ["1 delivery is being delivered now, or changed meanwhile, and left alone."],
+        )
+        assert store._owners._own is not None
+        os.close(store._owners._own[1])
 
     def test_a_bounce_tells_the_running_service(self) -> None:
         store = self.store()

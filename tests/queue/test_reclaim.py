@@ -82,6 +82,20 @@ class DeadTests(ReclaimCase):
         self.assertEqual((it.delivery.attempts, it.delivery.deaths), (2, 1))
         self.successResultOf(other.stop())
 
+    def test_an_operator_gives_up_what_the_dead_had_and_the_living_have_not(self) -> None:
+        mid = self.wait(send(self.store))
+        self.wait(claim(self.store))
+        lock = self.live(self.store)
+        other = self.open()
+        (there,) = other.deliveries(mid)
+        self.assertTrue(there.owner)
+        self.assertEqual(self.successResultOf(other.give_up([settlement(there)])), [False])
+        os.close(lock)
+        self.assertEqual(self.successResultOf(other.give_up([settlement(there)])), [True])
+        self.assertIsNone(other.message(mid))
+        self.assertEqual(self.successResultOf(other.verify(False)), [])
+        self.successResultOf(other.stop())
+
     def test_what_was_settled_is_nobodys(self) -> None:
         self.wait(send(self.store))
         (it,) = self.wait(claim(self.store))
