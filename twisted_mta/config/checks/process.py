@@ -61,9 +61,12 @@ def _process(settings: Settings) -> Iterator[Problem]:
 def _there(path: Path) -> bool | None:
     """Whether it is there; None where we may not look."""
     try:
-        return path.exists()
-    except PermissionError:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
         return None
+    return True
 
 
 def _account(settings: Settings) -> Iterator[Problem]:
