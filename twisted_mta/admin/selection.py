@@ -16,6 +16,10 @@ from ..queue.interfaces import IMessageStore, QueueFilter
 from .context import NotFound, result
 
 PAGE = 1000
+
+LOOK = 1.0
+"""Seconds for which a page is looked for: a read transaction keeps what is removed meanwhile from being used again."""
+
 _AGENT = re.compile(r"[a-z][a-z0-9-]*:")
 
 
@@ -110,7 +114,7 @@ def walk(
     """The deliveries that match, in order, page by page: what happens to them meanwhile does no harm."""
     left = limit
     while left is None or left > 0:
-        page = result(store.page(match, after, PAGE if left is None else min(PAGE, left)))
+        page = result(store.page(match, after, PAGE if left is None else min(PAGE, left), LOOK))
         for name in page.damaged:
             click.echo(f"mta: {name} is passed, for it can't be read; mta queue verify tells more", err=True)
         yield from page.found
