@@ -23,7 +23,7 @@ from twisted_mta.mail.envelope import Delivery, Lane, Message, Recipient
 from twisted_mta.mail.events import AnyEvent, Done, HistoryEvent
 from twisted_mta.mail.ids import IdMaker
 from twisted_mta.mail.status import Reply
-from twisted_mta.queue.interfaces import CHUNK, Claim, NewDelivery, NewMessage, Settlement, StoreUnavailable
+from twisted_mta.queue.interfaces import CHUNK, Claim, NewDelivery, NewMessage, Removal, Settlement, StoreUnavailable
 from twisted_mta.queue.rules import deliveries_of, never_busy
 from twisted_mta.report.reporter import Reporter
 
@@ -166,6 +166,9 @@ class FakeStore:
 
     def changes(self) -> int:
         return self.changed
+
+    def removals(self) -> list[Removal]:
+        return []
 
     def act(self, action: str, key: tuple[str, str]) -> None:
         self.changed += 1

@@ -40,6 +40,14 @@ class BehindRemovedTests(Case):
         self.work_off()
         self.assertIsNotNone(self.store.removals()[0].ended)
 
+    def test_a_commit_takes_out_little(self) -> None:
+        self.patch(operations, "PASSED", 20)
+        self.spam(400)
+        self.remove(sender="spam@x")
+        for key in self.store.due(self.clock.seconds(), 10, None):
+            self.store.claim(key, self.clock.seconds(), 50, lambda delivery: NOON + 9999, lambda delivery: None)
+        self.assertEqual(self.store.removals()[0].deliveries, 20)
+
     def test_removed_lanes_too(self) -> None:
         self.patch(claims, "LANES", FIRST_LANES)
         for number in range(5 * FIRST_LANES):

@@ -210,6 +210,12 @@ class Claims:
         self._wants(lane.destination)
         active.may_be_empty(lane)
         self._arrived()
+        try:
+            self._go_on()
+        except Exception:  # this claim is over: it must not be counted out a second time
+            self._log.failure("looking for what is due failed")
+
+    def _go_on(self) -> None:
         if not self._hungry and (self._more or self._passed_removed()):
             self.poll(self._clock.seconds())
         else:

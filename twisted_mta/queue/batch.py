@@ -81,7 +81,7 @@ class Batch:
     """What the operations of one write transaction do it with.
 
     ``events`` are to be emitted once it is committed; ``sweep`` are ids whose content is to be removed in slices;
-    ``passed`` is how many entries of lanes claims have looked at beyond their first ones, because of removals.
+    ``passed`` is how many entries of lanes claims have looked at in vain while removals are under way.
     """
 
     __slots__ = (

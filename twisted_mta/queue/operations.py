@@ -39,7 +39,8 @@ from .rules import acted, chunks, deliveries_of, joined, orphaned, remaining, un
 replace = msgspec.structs.replace
 
 PASSED = 200
-"""Entries of lanes that all claims of a commit look at beyond their first ones, where much may be removed."""
+"""Entries of lanes that the claims of a commit may look at in vain while removals are under way, all of them together;
+each may look at one more."""
 
 SWEEP_PIECES = 1024
 """Pieces of content that one operation removes: 4 MiB."""
@@ -287,13 +288,18 @@ class TakeDue(Operation):
         for all of the first may lead to what is removed."""
         lane, until = self._lane, time_key(self._now)
         key = lane_key(lane.destination, lane.customer, lane.priority)
-        found = batch.due_keys(key, until, self._limit)
-        yield from found
-        while found and batch.removals is not None and len(claims) < self._limit and batch.passed < PASSED:
-            # Those that were looked at are gone from here: claimed, put off, or taken out.
-            found = batch.due_keys(key, until, self._limit - len(claims))
-            batch.passed += len(found)
+        removing = batch.removals is not None
+        # Taking out what is removed is work for others too: there is little of it in a commit, however many claim.
+        size = max(1, min(self._limit, PASSED - batch.passed)) if removing else self._limit
+        while size > 0:
+            had = len(claims)
+            found = batch.due_keys(key, until, size)
             yield from found
+            if not removing or not found:
+                return
+            # Those that were looked at are gone from here: claimed, put off, or taken out.
+            batch.passed += len(found) - (len(claims) - had)
+            size = min(self._limit - len(claims), PASSED - batch.passed)
 
     def _lay_aside(self, batch: Batch, key: bytes, how: str) -> None:
         """What can't be read must not hold up the others: it stays, and is in no lane any more until it is mended."""
