@@ -105,7 +105,9 @@ class Faults(Harness):
 
         self.patch(self.scheduler.active, "release", broken)
         self.turns()
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(
+            len(self.flushLoggedErrors(ZeroDivisionError)), 2, "once as the attempt ends, once it is written"
+        )
         self.assert_only_dora_is_left(mid)
         self.assertEqual(len(self.of(Deferred)), 1)
 

@@ -130,10 +130,13 @@ class Settler:
             self._retry_call.reset(0)  # the store takes mail again
         tell = self._events
         for ended in batch:
-            for event in ended.events:
-                tell(event)
             self.pending -= 1
-            self._done(ended.entry)
+            try:
+                for event in ended.events:
+                    tell(event)
+                self._done(ended.entry)
+            except Exception:  # a fault with one must not leave the others unsaid
+                self._log.failure("what came of {id} is written down, and then failed", id=ended.settlement.delivery.id)
         self._check_idle()
 
     def _refused(self, failure: Failure, batch: list[Ended]) -> None:
