@@ -307,7 +307,7 @@ class Checks(SynchronousTestCase):
     def test_where_we_may_not_look(self) -> None:
         """Below a folder of somebody else, when the check is not run as root."""
         with mock.patch("pathlib.Path.stat", side_effect=PermissionError(13, "Permission denied")):
-            self.assertEqual(problems_of("state_dir = '/root/x/y'\n[log]\nfile = '/root/x/log'"), [])
+            self.assertEqual(problems_of("state_dir = '/closed/x/y'\n[log]\nfile = '/closed/x/log'"), [])
 
     def test_places(self) -> None:
         """A problem of one setting has its line; of a setting that is not written, the line of its table."""
